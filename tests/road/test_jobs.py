@@ -89,6 +89,8 @@ def odd(job: sr.Job) -> dict[str, object]:
 @app.job(params={"seconds": 60})
 def naps(job: sr.Job) -> str:
     print(f"asleep, attempt {job.attempt}", flush=True)
+    for step in (1, 2, 3, 4, 5) if job.attempt == 1 else (3, 4):
+        job.report(step, of=5, depth=step * 10 + job.attempt)
     time.sleep(job.params["seconds"] if job.attempt == 1 else 0)
     print("awake")
     return "rested"
@@ -180,11 +182,15 @@ def test_out_of_memory_time_out_exit_status_and_a_result_that_is_no_json(chores:
 
 def test_a_job_whose_process_is_killed_goes_on_by_itself(chores: Cloud) -> None:
     run = started(chores, "naps")
+    wait_for(lambda: chores.json("job", "curves", run)["step"] == 5, "what it reported is seen", 60)
     kill(process(chores, run))
     wait_for(lambda: job(chores, run)["state"] == "SUCCEEDED", "it succeeded", 60)
     found = job(chores, run)
     assert found["attempts"] == 2
     assert (found["status"]["attempts"][0]["reason"], found["status"]["attempts"][0]["exit_code"]) == ("SIGNALLED", -9)
+    told = chores.json("job", "curves", run)["curves"]["depth"]["points"]
+    assert [(step, value) for step, value, _ in told] == [(1, 11), (2, 21), (3, 32), (4, 42)]
+    assert "step 4/5  depth 42" in chores.command("logs", run).succeeded().out
 
 
 def test_a_job_is_cancelled_while_it_runs(chores: Cloud) -> None:

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from skyriver.core.contract_curves import Tracked
 
 MOST_RUNS = 6
+_TELLING = frozenset({"train", "call"})
+"""Kinds of jobs that run functions which may."""
 Save = Annotated[
     Path | None, typer.Option("--save", help="Draw them into this file: FILE.html, a page of its own, or FILE.svg.")
 ]
@@ -32,7 +34,7 @@ def job_get(name: Name, as_json: Json = False) -> None:
     screen = Screen(as_json=as_json)
     with connect() as client:
         found = client.get("jobs", name)
-        run = client.curves(name) if not as_json and found["spec"]["kind"] == "train" else None
+        run = client.curves(name) if not as_json and found["spec"]["kind"] in _TELLING else None
     if run is None or not run["curves"]:
         screen.data(found, lambda: show.resource(screen, found))
     else:

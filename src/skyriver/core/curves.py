@@ -11,7 +11,7 @@ import base64
 import math
 import operator
 import struct
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final, NamedTuple, SupportsFloat
 
 from skyriver.core.errors import InvalidInput
@@ -25,6 +25,14 @@ SYSTEM_POINTS: Final = 64
 """Of each of those that the job does not tell: what its process takes."""
 MOST_STEPS: Final = 1 << 62
 _POINT = struct.Struct("<qdq")
+
+
+Tell = Callable[[int, Mapping[str, Any], int, int], None]
+"""Takes what is told: step, values by name, samples that the step took, steps there will be."""
+
+
+def untold(step: int, values: Mapping[str, Any], samples: int, of: int) -> None:
+    """Nobody listens, as in a test."""
 
 
 class Point(NamedTuple):
@@ -75,13 +83,17 @@ class Curve:
 
     def put(self, point: Point, most: int) -> None:
         """`append`, but a step that was told before takes the place of the old one, with all that came behind it."""
-        last = self.last
-        if last is not None and point.step <= last.step:
-            self.cut(point.step)
-        if not math.isfinite(point.value):
-            self.first_odd = point.step if not self.odd else self.first_odd
+        last, value = self.last, point[1]
+        if last is not None and point[0] <= last[0]:
+            self.cut(point[0])
+        if value - value != 0.0:  # no finite number; the way that costs least
+            self.first_odd = point[0] if not self.odd else self.first_odd
             self.odd += 1
-        self.append(point, most)
+        if self.seen % self.stride:
+            self.seen += 1
+            self.last = point
+        else:
+            self.append(point, most)
 
     def cut(self, step: int) -> None:
         """Forgets that step and all behind it."""

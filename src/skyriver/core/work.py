@@ -8,6 +8,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from skyriver.core.curves import Tell, untold
 from skyriver.core.errors import InvalidInput, NotFound
 from skyriver.core.jobs import Progress
 from skyriver.core.names import check_artifact
@@ -31,6 +32,7 @@ class Job:
         slot: str = "",
         objects: Objects | None = None,
         progress: Progress | None = None,
+        tell: Tell = untold,
     ) -> None:
         self.name = name
         self.params = dict(params or {})
@@ -45,6 +47,7 @@ class Job:
         self._outputs = dict(outputs or {})
         self._objects = objects
         self._progress = progress
+        self._tell = tell
         self._memory: dict[str, bytes] = {}
 
     @property
@@ -108,6 +111,11 @@ class Job:
         """Tells how far it is; cheap."""
         if self._progress is not None:
             self._progress(str(stage), int(done), int(total))
+
+    def report(self, step: int, *, samples: int = 0, of: int = 0, **values: Any) -> None:
+        """Tells numbers by name at a step, as in `job.report(epoch, of=10, loss=0.3)`: they become curves, as those of
+        `TrainingData.report`."""
+        self._tell(step, values, samples, of)
 
     def _known(self) -> Iterator[tuple[str, int | None, Mapping[str, Any]]]:
         yield "", None, self.artifacts

@@ -9,14 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from skyriver.core.curves import Tell, untold
 from skyriver.train.search.watch import Predict, Watch
-
-Tell = Callable[[int, Mapping[str, Any], int, int], None]
-"""Takes what a training tells: step, values by name, samples that the step took, steps there will be."""
-
-
-def untold(step: int, values: Mapping[str, Any], samples: int, of: int) -> None:
-    """Nobody listens, as in a test."""
 
 
 @dataclass(frozen=True, slots=True)

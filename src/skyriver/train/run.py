@@ -15,12 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skyriver.core.calibration import MEANS
+from skyriver.core.curves import Tell, untold
 from skyriver.core.errors import InvalidInput, JobFailed, SkyriverError
 from skyriver.core.jobs import Progress
 from skyriver.core.spec import ModelSpec, TrainSpec
 from skyriver.train.calibrate import Calibrated, calibrate, with_metadata
 from skyriver.train.cleaning import Cleaning, by_column, fit_cleaning
-from skyriver.train.data import Tell, TrainingData, untold
+from skyriver.train.data import TrainingData
 from skyriver.train.evaluate import calibration_of, evaluate, judge, score, take
 from skyriver.train.examine import Examined, examine
 from skyriver.train.prequential import faded

@@ -22,6 +22,7 @@ def test_inputs_are_what_other_jobs_returned() -> None:
     assert job.inputs == {"extract": {"rows": 3}, "work": [1, None]}
     assert (job.params, job.index, job.attempt, job.slot) == ({"day": "monday"}, 0, 1, "")
     job.progress("rows", 1, 3)  # nobody listens
+    job.report(1, of=3, loss=0.5)
 
 
 @pytest.mark.parametrize("cloud", [False, True])

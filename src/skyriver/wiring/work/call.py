@@ -21,7 +21,8 @@ MESSAGE_LIMIT = 2_000
 
 
 def work(job: Job) -> dict[str, Any]:
-    """Outputs: `result`, what the function returned, and `artifacts`, what it saved, as digest and bytes by name."""
+    """Outputs: `result`, what the function returned, and `artifacts`, what it saved, as digest and bytes by name;
+    `curve`, the digest of what it told by step."""
     spec = job.app.job(job.target)
     app = job.load_app()
     folder = (job.work_dir / "app").resolve()
@@ -34,6 +35,7 @@ def work(job: Job) -> dict[str, Any]:
         slot=job.slot,
         objects=job.objects,
         progress=job.progress,
+        tell=job.curve,
     )
     try:
         result = app.functions[spec.function](given)
@@ -46,7 +48,8 @@ def work(job: Job) -> dict[str, Any]:
     except Exception as error:
         raise _failed(error, folder, Ending.USER_ERROR, _line(error)) from error
     limit = OUTPUT_LIMIT // max(1, spec.array)
-    return {"result": _as_json(result, spec.function, limit), "artifacts": given.artifacts}
+    told = {"result": _as_json(result, spec.function, limit), "artifacts": given.artifacts}
+    return told | ({"curve": curve} if (curve := job.kept_curve()) is not None else {})
 
 
 def _failed(error: BaseException, folder: Path, ending: Ending, message: str) -> JobFailed:
