@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from skyriver.client.api import Client
     from skyriver.core.contract_lineage import Edge
 
-_KINDS = ("table", "stream", "job", "version", "rollout", "service", "model", "code", "file", "decisions")
+_KINDS = ("table", "stream", "job", "version", "rollout", "service", "model", "code", "file", "curve", "decisions")
 
 
 @app.command()
@@ -83,4 +83,4 @@ def _grow(tree: Tree, node: str, leading: dict[str, list[tuple[str, str]]], show
 
 def _short(node: str) -> str:
     kind, _, name = node.partition("/")
-    return f"{kind}/{name[:12]}" if kind in ("code", "file") and len(name) == 64 else node
+    return f"{kind}/{name[:12]}" if kind in ("code", "file", "curve") and len(name) == 64 else node

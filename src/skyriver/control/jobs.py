@@ -7,6 +7,7 @@ Each attempt gets its own configuration, so that nothing of one is taken for the
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -28,6 +29,9 @@ from skyriver.core.jobs import (
 from skyriver.core.resources import Action, Kind, Limits, ProcessSpec, ProcessStatus, Put, Resource, Snapshot, Want
 
 KEPT_ATTEMPTS = 20
+LONGEST_CURVE = 200_000
+"""Characters of what a job told by step, twice what the product writes: its report comes from a process that runs
+users' code."""
 
 JOB_TRANSITIONS: Mapping[tuple[str, str], str] = {
     ("PENDING", "waits"): "PENDING",
@@ -218,7 +222,7 @@ def _status(job: Resource, report: Mapping[str, Any]) -> dict[str, Any]:
 def curve_told(job: Resource, report: Mapping[str, Any]) -> dict[str, Any]:
     """What an attempt that ends without its outcome told by step: else it would be gone with its process."""
     curve = report.get("curve") or (job.status.get("config") or {}).get("curve")
-    return {"curve": curve} if curve else {}
+    return {"curve": curve} if curve and len(json.dumps(curve)) <= LONGEST_CURVE else {}
 
 
 def _without(status: Mapping[str, Any], key: str) -> dict[str, Any]:

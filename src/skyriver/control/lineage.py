@@ -112,6 +112,8 @@ def _of_job(job: Resource) -> Iterator[Triple]:
     outputs: Mapping[str, Any] = job.status.get("outputs") or {}
     for name, made in (outputs.get("tables") or {}).items():
         yield job.ref, f"table/{name}@{made['version']}", "wrote"
+    if curve := outputs.get("curve"):
+        yield job.ref, f"curve/{curve}", "told"
     for created in job.status.get("created") or ():
         yield job.ref, created, "made"
 
@@ -128,6 +130,8 @@ def _of_version(version: Resource) -> Iterator[Triple]:
             yield f"table/{name}@{number}", version.ref, "looked up in"
     if code := spec.get("code"):
         yield f"code/{code}", version.ref, "code of"
+    if curve := spec.get("curve"):
+        yield f"curve/{curve}", version.ref, "told before"
     if run := (spec.get("origin") or {}).get("run"):
         yield f"run/{run}", version.ref, "logged"
     if copied := (spec.get("origin") or {}).get("version"):

@@ -18,6 +18,8 @@ from skyriver.adapters.processes.identity import look_at
 from skyriver.core.curves import Curves
 
 EVERY_S: Final = 1.0
+LEAST_S: Final = 0.2
+"""Processor time is counted in hundredths of a second."""
 FIRST_LINE_S: Final = 2.0
 LONGEST_LINE_S: Final = 60.0
 LINES: Final = 20
@@ -125,7 +127,9 @@ class Tracking:
             self.flush()
 
     def _look(self, now: float) -> None:
-        """What the process takes, as part of the curves."""
+        """What the process takes, as part of the curves; not where it was looked at just now."""
+        if self._last is not None and now < self._last[0] + LEAST_S:
+            return
         cpu, rss_mb = self._usage()
         before = self._last
         self._last = (now, cpu, self._curves.samples)

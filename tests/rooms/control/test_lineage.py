@@ -20,6 +20,7 @@ def job(name: str, *, needs: Sequence[str] = (), status: Mapping[str, Any] | Non
 def version(number: int, table: int | None) -> Resource:
     source = {"name": "orders", "table_version": table, "labels_version": 2} if table is not None else None
     spec = {"model": "m", "version": number, "source": source, "code": CODE, "job": f"compress-{number}"}
+    spec |= {"curve": "d" * 64} if number == 1 else {}
     return Resource("t", "version", f"m:{number}", spec=spec, state="APPROVED")
 
 
@@ -27,7 +28,7 @@ ROWS = [
     job("load-1", kind="load", inputs={"files": [{"digest": "f" * 64, "name": "old.csv"}]},
         status={"outputs": {"tables": {"orders": {"version": 3}}}}),
     job("fresh-1", kind="materialise", status={"outputs": {"tables": {"orders": {"version": 5}}}}),
-    job("train-1", needs=["fresh-1"]),
+    job("train-1", needs=["fresh-1"], status={"outputs": {"curve": "d" * 64}}),
     job("compress-1", needs=["train-1"], status={"created": ["version/m:1"]}),
     job("scored", kind="predict", inputs={"version": {"model": "m", "version": 1}},
         status={"outputs": {"tables": {"answers": {"version": 0}}}}),
@@ -62,6 +63,7 @@ def test_from_decisions_back_to_data_and_code() -> None:
     wanted = {"version/m:1", "job/compress-1", "job/train-1", "job/fresh-1", "table/orders@3", "file/old.csv"}
     assert wanted <= set(up)
     assert f"code/{CODE}" in up
+    assert f"curve/{'d' * 64}" in up
     assert "rollout/m-2" not in up
 
 

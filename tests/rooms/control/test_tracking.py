@@ -12,7 +12,7 @@ import pytest
 from skyriver.adapters.memory.objects import MemoryObjects
 from skyriver.control.cancelling import plan_cancel
 from skyriver.control.explain import list_processes
-from skyriver.control.jobs import job_kind
+from skyriver.control.jobs import LONGEST_CURVE, job_kind
 from skyriver.control.operations import OPERATION
 from skyriver.control.tracking import tracked
 from skyriver.core.contract_curves import Tracked
@@ -107,6 +107,12 @@ def test_a_failure_that_it_told_itself_keeps_its_curve(cloud: Cloud) -> None:
     cloud.say(curve=record(0.5), outcome="failed", reason="USER_ERROR", message="no")
     assert cloud.job().state == "FAILED"
     assert values(cloud.told()) == [0.5]
+
+
+def test_what_is_longer_than_the_product_writes_stays_out_of_the_row(cloud: Cloud) -> None:
+    cloud.say(curve={**record(0.5), "more": "x" * LONGEST_CURVE})
+    cloud.killed()
+    assert "curve" not in cloud.job().status
 
 
 def done(cloud: Cloud) -> str:

@@ -12,6 +12,7 @@ import pytest
 from skyriver.core.curves import Curves
 from skyriver.core.errors import InvalidInput
 from skyriver.wiring import tracking
+from skyriver.wiring.job import Reporter
 from skyriver.wiring.tracking import EVERY_S, LONGEST_LINE_S, Tracking, usage_of_all
 
 
@@ -120,3 +121,46 @@ def test_it_tells_by_itself_within_a_second() -> None:
     told.finish()
     assert published[-1]["step"] == 7
     assert lines[-1].startswith("step 7  loss 1")
+
+
+class Context:
+    """Keeps what a job's process reports."""
+
+    def __init__(self, **config: Any) -> None:
+        self.config = config
+        self.reports: list[dict[str, Any]] = []
+
+    def report(self, status: Mapping[str, Any]) -> None:
+        self.reports.append(json.loads(json.dumps(status)))
+
+
+def test_a_report_has_the_curves_beside_the_progress_and_both_to_the_end() -> None:
+    context = Context()
+    reporter = Reporter(context)  # type: ignore[arg-type]
+    reporter("fit", 0, 0)
+    assert context.reports[-1] == {"progress": {"stage": "fit", "done": 0, "total": 0}, "stages": {}}
+    reporter.tracking.tell(3, {"loss": 0.5}, 8, 10)
+    reporter.tracking.flush()
+    assert context.reports[-1]["progress"] == {"stage": "fit", "done": 3, "total": 10}
+    reporter("convert", 0, 0)
+    assert context.reports[-1]["progress"]["stage"] == "convert"
+    assert context.reports[-1]["curve"]["step"] == 3
+    reporter.finish({"outcome": "failed", "reason": "USER_ERROR"})
+    assert context.reports[-1]["outcome"] == "failed"
+    assert Curves.of_record(context.reports[-1]["curve"]).latest == {"loss": 0.5}
+
+
+def test_a_job_that_tells_nothing_reports_as_before() -> None:
+    context = Context()
+    reporter = Reporter(context)  # type: ignore[arg-type]
+    reporter("load", 1, 2)
+    reporter.finish({"outcome": "succeeded", "outputs": {}})
+    assert context.reports[-1].keys() == {"stages", "outcome", "outputs"}
+
+
+def test_an_attempt_that_dies_at_once_leaves_what_the_one_before_told() -> None:
+    before = Curves()
+    before.tell(5, {"loss": 0.5}, 1)
+    context = Context(curve={**before.record(), "now": {}})
+    Reporter(context).finish({"outcome": "failed"})  # type: ignore[arg-type]
+    assert "curve" not in context.reports[-1]  # its row has it

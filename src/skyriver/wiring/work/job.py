@@ -73,6 +73,8 @@ class Job:
 
     def kept_curve(self) -> str | None:
         """The digest of all that was told so far, as an object; None where nothing was."""
+        if self.tracking is not None:
+            self.tracking.flush()  # with what it took, also where it was done within a second
         document = self.tracking.document() if self.tracking is not None else None
         return self.objects.put(document) if document is not None else None
 
