@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 CONSTANT, LINEAR, LIGHTGBM = "a constant", "logistic regression", "LightGBM with defaults"
-MOST_CELLS: Final = 60_000_000
-"""Of more numbers as many rows as have so many, evenly spaced, are learnt from."""
-MOST_PRODUCTS: Final = 20_000_000_000
-"""Of the linear model, a step: rows times the square of the features."""
+MOST_CELLS: Final = 6_000_000
+"""Of more numbers as many rows as have so many, evenly spaced, are learnt from: some 4 s of a core."""
+MOST_PRODUCTS: Final = 600_000_000
+"""Of the linear model, a step: rows times the square of its inputs, some 0.3 s of a core."""
 FEW_CELLS: Final = 1_000_000
 """Of fewer numbers threads cost more than they bring."""
 TREES: Final = 100

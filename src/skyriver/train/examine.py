@@ -24,11 +24,11 @@ from skyriver.train.verdict import Point, Rival, better_by, verdict
 
 CURVE: Final = (0.1, 0.3)
 """Shares of the training rows that are fitted beside all of them,"""
-CURVE_SECONDS: Final = 20.0
+CURVE_SECONDS: Final = 10.0
 """if both fits would take no longer even if fewer rows took as long as all;"""
 LEAST_ROWS: Final = 50
 """and of no fewer rows than these."""
-COMPARED: Final = 100_000
+COMPARED: Final = 50_000
 """Of more test rows as many, evenly spaced, tell the interval of a difference."""
 
 Scores = NDArray[Any]

@@ -267,6 +267,14 @@ def test_looks_at_trees_say_what_the_model_says(settings: dict[str, Any]) -> Non
     np.testing.assert_allclose(seen[-1], booster.predict(x[:100]), atol=1e-6)
 
 
+def test_a_lucky_look_is_not_the_best() -> None:
+    values = iter([0.5, 0.9, 0.5, 0.6, 0.7, 0.72, 0.7, 0.6])
+    watch = Trying(np.zeros((1, 1), np.float32), lambda scores: next(values))
+    for step in range(1, 9):
+        watch.enough(step, lambda x: [0.0])
+    assert watch.best == (6, pytest.approx((0.7 + 0.72 + 0.7) / 3))
+
+
 def test_trees_end_where_they_get_no_better() -> None:
     import lightgbm
 

@@ -171,10 +171,8 @@ def _try(
     except SkyriverError as error:
         told = f"{error.where}: {error.message}" if error.where else error.message
         return Trial(number, params, "failed", None, clock() - begun, error=told)
-    best = watch.best
-    if best is not None and best[1] >= value:
-        return Trial(number, params, "complete", best[1], clock() - begun, best[0], looks)
-    return Trial(number, params, "complete", value, clock() - begun, looks=looks)
+    step, value = watch.best or (0, value)
+    return Trial(number, params, "complete", value, clock() - begun, step, looks)
 
 
 def _tell(trial: Trial, metric: str) -> None:

@@ -7,6 +7,7 @@ training ends where it was best in the trial; without a search it is never enoug
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -71,13 +72,19 @@ class Trying(Watch):
 
     @property
     def best(self) -> tuple[int, float] | None:
-        """The first one of the best looks."""
-        return max(self.looks, key=lambda look: look[1], default=None)
+        """The step that was best together with the looks beside it, and the mean of the three: of many looks at few
+        rows the best one alone is mostly luck. The first one of equals; of fewer than three looks the best one."""
+        values = [value for _, value in self.looks]
+        if len(values) < 3:
+            return max(self.looks, key=lambda look: look[1], default=None)
+        means = [sum(values[place - 1 : place + 2]) / 3 for place in range(1, len(values) - 1)]
+        place = max(range(len(means)), key=means.__getitem__)
+        return self.looks[place + 1][0], means[place]
 
     def enough(self, step: int, predict: Predict) -> bool:
         value = self._judge(np.asarray(predict(self._x), dtype=np.float64).reshape(-1))
-        best = self.best
-        self._since_best = 0 if best is None or value > best[1] else self._since_best + 1
+        highest = max((seen for _, seen in self.looks), default=-math.inf)
+        self._since_best = 0 if value > highest else self._since_best + 1
         self.looks.append((int(step), value))
         self.pruned = not self._goes_on(len(self.looks), value)
         return self.pruned or self._since_best >= PATIENCE
