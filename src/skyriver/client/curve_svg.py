@@ -10,7 +10,10 @@ from typing import Any, Final
 COLOURS: Final = ("#1f6feb", "#d1570b", "#1a7f37", "#8250df", "#bf3989", "#57606a")
 WIDTH: Final = 680
 HEIGHT: Final = 280
-LEFT, RIGHT, TOP, BOTTOM = 74, 16, 34, 40
+LEFT, RIGHT, TOP, BOTTOM = 74, 18, 50, 40
+LETTER: Final = 6.6
+"""About as wide as one of the legend is, and DASH the line before it with the room around."""
+DASH: Final = 36
 TICKS: Final = 5
 _STYLE = """body{font:14px/1.45 system-ui,sans-serif;margin:24px auto;max-width:1420px;padding:0 16px;color:#1f2328}
 h1{font-size:20px}h2{font-size:16px;margin:24px 0 8px}svg{max-width:100%;height:auto}
@@ -140,16 +143,17 @@ def _curve(curve: Mapping[str, Any], found: tuple[float, float, float, float], c
 
 
 def _legend(names: Sequence[str]) -> list[str]:
-    """From the right."""
-    parts, right = [], float(WIDTH - RIGHT)
-    for place in reversed(range(len(names))):
-        name = names[place] if len(names[place]) <= 24 else f"{names[place][:23]}…"
-        right -= 6.6 * len(name)
-        parts.append(f'<text x="{right:.0f}" y="20" fill="#1f2328">{escape(name)}</text>')
+    """Below the title. Of a long name the end is shown: runs are told apart by it."""
+    parts, left = [], float(LEFT)
+    most = int(((WIDTH - LEFT - RIGHT) / len(names) - DASH) / LETTER)
+    for place, name in enumerate(names):
+        shown = name if len(name) <= most else f"…{name[1 - most :]}"
         colour = COLOURS[place % len(COLOURS)]
-        dash = f'<line x1="{right - 22:.0f}" x2="{right - 6:.0f}" y1="16" y2="16" stroke="{colour}" stroke-width="3"/>'
-        parts.append(dash)
-        right -= 36
+        parts.append(
+            f'<line x1="{left:.0f}" x2="{left + 16:.0f}" y1="36" y2="36" stroke="{colour}" stroke-width="3"/>'
+            f'<text x="{left + 22:.0f}" y="40" fill="#1f2328">{escape(shown)}</text>'
+        )
+        left += DASH + LETTER * len(shown)
     return parts
 
 

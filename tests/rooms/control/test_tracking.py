@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from api_stage import BASE, Stage
 
 from skyriver.adapters.memory.objects import MemoryObjects
 from skyriver.control.cancelling import plan_cancel
@@ -172,3 +173,16 @@ def test_an_object_that_is_no_curve(cloud: Cloud, data: bytes) -> None:
     cloud.say(outcome="succeeded", outputs={"curve": cloud.objects.put(data)})
     with pytest.raises(Corrupt):
         cloud.told()
+
+
+def test_it_is_read_over_http_by_who_may_look(stage: Stage) -> None:
+    kept = stage.objects.put(json.dumps({**Curves.of_record(record(0.5, float("inf"))).document(), "now": {}}).encode())
+    spec = {"kind": "train", "target": "returns", "params": {}}
+    row = Resource("default", "job", JOB, spec=spec, status={"outputs": {"curve": kept}}, state="SUCCEEDED")
+    stage.put(row)
+    viewer, other = stage.issue("viewer"), stage.issue("admin", "other")
+    answer = stage.caller.get(f"{BASE}/curves/{RUN}", headers=viewer)
+    assert answer.status_code == 200, answer.text
+    assert [value for _, value, _ in answer.json()["curves"]["loss"]["points"]] == [0.5, "Infinity"]
+    assert stage.caller.get(f"{BASE}/curves/nobody", headers=viewer).status_code == 404
+    assert stage.caller.get(f"{BASE}/curves/{RUN}", headers=other).status_code == 403
