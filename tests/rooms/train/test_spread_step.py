@@ -23,7 +23,7 @@ from skyriver.train.spread.checkpoints import Checkpoints, copied, read, write  
 from skyriver.train.spread.context import Context, Diverged  # noqa: E402
 from skyriver.train.spread.feeding import as_rows  # noqa: E402
 from skyriver.train.spread.gradients import Buckets, Shards, _in_buckets  # noqa: E402
-from skyriver.train.spread.group import Group  # noqa: E402
+from skyriver.train.spread.group import BrokenGroup, Group  # noqa: E402
 from skyriver.train.spread.measuring import Stopwatch, pair_seconds  # noqa: E402
 from skyriver.train.spread.pays import Timed  # noqa: E402
 from skyriver.train.spread.shards import rows_of_shard  # noqa: E402
@@ -296,6 +296,28 @@ def test_two_backward_passes_of_a_batch_are_refused_where_sums_begin_in_the_firs
     assert len(begun) == 1
     with pytest.raises(InvalidInput, match="two backward passes"):
         model(torch.ones(1, 2)).sum().backward()
+
+
+class Gone:
+    """A backend with which nothing can be begun."""
+
+    def allreduce(self, vectors: Any) -> Any:
+        raise RuntimeError("a remote process exited")
+
+
+def test_a_sum_that_cannot_be_begun_breaks_the_step_and_not_the_backward_pass() -> None:
+    group = Group(1, (1, 2), 0, Gone())
+    group.begin_sum(torch.zeros(2))
+    group.begin_sum(torch.zeros(2))
+    with pytest.raises(BrokenGroup, match="a remote process exited"):
+        group.finish_sums()
+
+
+def test_a_batch_goes_to_the_device_of_its_worker(line: Line) -> None:
+    ctx = line.ctx(device="meta")
+    x, (y, words), named = ctx._there([torch.zeros(2), (torch.ones(1), ["a"]), {"z": torch.zeros(3)}])
+    assert {t.device.type for t in (x, y, named["z"])} == {"meta"}
+    assert words == ["a"]
 
 
 def test_buckets_are_of_one_type_and_size() -> None:

@@ -75,7 +75,10 @@ class Context:
         self.device = torch.device(device)
         self.params = dict(params or {})
         self.seed = seed
-        self._member = Member(pipe, store, worker)
+        self._member = Member(pipe, store, worker, self.device)
+        if self.device.type == "cuda":
+            torch.cuda.set_device(self.device)
+            torch.use_deterministic_algorithms(bool(shards))
         if shards & (shards - 1) or shards < 0:
             raise InvalidInput(
                 f"shards={shards}: a step is cut into a power of two.", code="BAD_SHARDS", next_action="Write shards=8."
@@ -376,7 +379,7 @@ class Context:
                 self._watch.lap("passes")
                 batch = feeder.get((step, part, at.start, at.stop), self._following(order, step, part, mine, of))
                 self._watch.lap("load")
-                yield batch
+                yield self._there(batch) if self.device.type != "cpu" else batch
                 if not now.stepped:
                     raise InvalidInput(
                         "The function went on to the next batch without ctx.step.",
@@ -404,6 +407,16 @@ class Context:
             raise
         finally:
             self._now = None
+
+    def _there(self, batch: Any) -> Any:
+        """The batch's tensors on this worker's device."""
+        if isinstance(batch, Tensor):
+            return batch.to(self.device, non_blocking=True)
+        if isinstance(batch, Mapping):
+            return {name: self._there(value) for name, value in batch.items()}
+        if isinstance(batch, tuple | list):
+            return type(batch)(self._there(value) for value in batch)
+        return batch
 
     def _following(self, order: Order, step: int, part: int, mine: range, of: int) -> Part | None:
         """What comes next, if nobody joins or leaves."""

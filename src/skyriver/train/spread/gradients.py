@@ -74,9 +74,14 @@ class _Modules:
                 next_action="Keep them as float32 (torch.autocast computes in less), or all as float64.",
             )
         self.dtype = torch.float64 if torch.float64 in dtypes else torch.float32
+        self.device = self.parameters[0].device if self.parameters else torch.device("cpu")
         self.before: list[Tensor] = []
         self._every = list({id(p): p for m in there for p in m.parameters()}.values())
         self._learns = [p.requires_grad for p in self._every]
+
+    def numbers(self, values: Sequence[float]) -> Tensor:
+        """That travel with the gradients."""
+        return torch.tensor(values, dtype=self.dtype, device=self.device)
 
     @property
     def buffers(self) -> list[Tensor]:
@@ -219,7 +224,8 @@ class Shards:
                 own.append(None if of is None else self._flat(of, mine))
                 if of is not None:
                     mine = [0.0] * len(mine)
-            whole = group.tree_sum(own, self._shards, sum(sizes) + len(mine), modules.dtype)
+            like = torch.empty(sum(sizes) + len(mine), dtype=modules.dtype, device=modules.device)
+            whole = group.tree_sum(own, self._shards, like)
             *parts, tail = whole.split([*sizes, len(mine)])
             told = tail.tolist()
             told, used = told[: len(extra)], told[len(extra) :]
@@ -233,7 +239,7 @@ class Shards:
         self._modules.forget()
 
     def _flat(self, of: Sequence[Tensor], extra: Sequence[float]) -> Tensor:
-        return torch.cat([*(t.reshape(-1) for t in of), torch.tensor(extra, dtype=self._modules.dtype)])
+        return torch.cat([*(t.reshape(-1) for t in of), self._modules.numbers(extra)])
 
 
 class Buckets:
@@ -293,9 +299,8 @@ class Buckets:
         if group.is_alone:
             modules.apply(self._changes)
             return list(extra)
-        dtype = modules.dtype
         used = [float(p.grad is not None) for p in modules.parameters]
-        numbers = torch.tensor([*extra, *used], dtype=dtype)
+        numbers = modules.numbers([*extra, *used])
         rest = torch.cat([*(c.reshape(-1) for c in self._changes), numbers])
         self._send(len(self._buckets))
         group.begin_sum(rest)

@@ -1,10 +1,18 @@
 """The process group of one generation: made over the store of the launcher, and thrown away with the first call that
-fails. There is no group of the whole process that would have to be destroyed: what is stuck in it stays stuck alone."""
+fails. There is no group of the whole process that would have to be destroyed: what is stuck in it stays stuck alone.
+
+What lies on a GPU is summed by NCCL, all else by gloo. A call of NCCL is a kernel that waits on the GPU for the others,
+for ever if one of them is gone; so the host waits for its end, and hears the news meanwhile, before it asks for
+anything that is computed from it.
+"""
 
 from __future__ import annotations
 
 import io
+import threading
+import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future, wait
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, Final
@@ -21,6 +29,8 @@ CALL_S: Final = 1_800.0
 """Of a call in which everybody lives: who hangs is ended from outside long before."""
 PATIENCE: Final = timedelta(seconds=0.25)
 """That one waits for the others before it looks for news."""
+POLL_S: Final = 20e-6
+CPU: Final = torch.device("cpu")
 _TIMED_OUT: Final = "timed out"
 _stuck: list[Any] = []
 """Calls that nobody waits for any more, with the memory they work on: the backend's threads may still write there."""
@@ -42,8 +52,11 @@ class Group:
     members: tuple[int, ...]
     rank: int
     backend: Any = None
+    gpus: Any = None
+    """The backend of what lies there."""
     waits: Callable[[], None] = _nothing
     _pending: list[tuple[Any, Tensor]] = field(default_factory=list)
+    _broken: BrokenGroup | None = None
 
     @property
     def world(self) -> int:
@@ -57,7 +70,9 @@ class Group:
         """The others notice at once."""
         if self.backend is not None:
             self.backend.abort()
-            self.backend = None
+            if self.gpus is not None:
+                _abort(self.gpus)
+            self.backend = self.gpus = None
             _stuck[:] = [(work, memory) for work, memory in _stuck if not work.is_completed()]
 
     def furthest(self, step: int, *, fresh: bool) -> tuple[int, bool]:
@@ -83,44 +98,49 @@ class Group:
         if self.rank != root:
             data = torch.empty(int(size), dtype=torch.uint8)
         self._broadcast(data, root)
-        return state if self.rank == root else torch.load(io.BytesIO(data.numpy().tobytes()), weights_only=True)
+        if self.rank == root:
+            return state
+        return torch.load(io.BytesIO(data.numpy().tobytes()), map_location="cpu", weights_only=True)
 
     def begin_sum(self, vector: Tensor) -> None:
         """In whatever order is quickest, and in place; it goes on until `finish_sums`. All members begin the same ones
         in the same order."""
-        if self.backend is not None:
+        if self.backend is not None and self._broken is None:
             try:
-                self._pending.append((self.backend.allreduce([vector]), vector))
-            except RuntimeError as error:
-                raise BrokenGroup(str(error)) from error
+                self._pending.append((self._of(vector).allreduce([vector]), vector))
+            except RuntimeError as error:  # it is begun in a backward pass, which is the function's
+                self._broken = BrokenGroup(str(error))
 
     def finish_sums(self) -> None:
+        """Raises BrokenGroup, also for what `begin_sum` met."""
+        if self._broken is not None:
+            raise self._broken
         begun, self._pending = self._pending, []
         for work, _ in begun:
             self._wait_for(work, begun)
 
-    def tree_sum(self, own: Sequence[Tensor | None], shards: int, size: int, dtype: Any = torch.float32) -> Tensor:
-        """The sum over all shards in their tree. `own`: of the blocks of this member's stretch, in order, each of
-        `size`; None where a block has no rows, which all members know alike.
+    def tree_sum(self, own: Sequence[Tensor | None], shards: int, like: Tensor) -> Tensor:
+        """The sum over all shards in their tree. `own`: of the blocks of this member's stretch, in order, each of the
+        size and place of `like`; None where a block has no rows, which all members know alike.
 
         Each sums a part of all vectors and hands it to everybody: two vectors travel for each member and block.
         """
-        assert self.backend is not None
+        size, backend = like.numel(), self._of(like)
         there = [list(blocks(stretch(rank, self.world, shards))) for rank in range(self.world)]
         if self.world == 2 and all(len(of) == 1 for of in there):
-            whole = own[0] if own[0] is not None else torch.zeros(size, dtype=dtype)
-            self._wait(self.backend.allreduce, [whole])  # a single addition: its order does not matter
+            whole = own[0] if own[0] is not None else torch.zeros_like(like)
+            self._wait(backend.allreduce, [whole])  # a single addition: its order does not matter
             return whole
         part = -(-size // self.world)
-        given = torch.zeros(self.world, len(own), part, dtype=dtype)
+        given = like.new_zeros(self.world, len(own), part)
         for place, vector in enumerate(own):
             if vector is not None:
                 padded = torch.nn.functional.pad(vector, (0, part * self.world - size))
                 given[:, place] = padded.view(self.world, part)
         counts = [len(of) for of in there]
-        got = torch.empty(sum(counts), part, dtype=dtype)
+        got = like.new_empty(sum(counts), part)
         self._wait(
-            self.backend.alltoall_base,
+            backend.alltoall_base,
             got.view(-1),
             given.view(-1),
             [n * part for n in counts],
@@ -131,9 +151,14 @@ class Group:
             tree.push(*block, got[place])
         mine = tree.whole()
         assert mine is not None
-        whole = torch.empty(self.world * part, dtype=dtype)
-        self._wait(self.backend._allgather_base, whole, mine)
+        whole = like.new_empty(self.world * part)
+        self._wait(backend._allgather_base, whole, mine)
         return whole[:size]
+
+    def _of(self, tensor: Tensor) -> Any:
+        found = self.gpus if tensor.is_cuda else self.backend
+        assert found is not None
+        return found
 
     def _broadcast(self, tensor: Tensor, root: int) -> None:
         assert self.backend is not None
@@ -148,6 +173,8 @@ class Group:
 
     def _wait_for(self, work: Any, memory: Any) -> None:
         try:
+            if self.gpus is not None:
+                self._poll(work)
             while True:
                 try:
                     work.wait(PATIENCE)
@@ -160,8 +187,25 @@ class Group:
             _stuck.append((work, memory))
             raise
 
+    def _poll(self, work: Any) -> None:
+        """NCCL's `wait` returns at once, and what is done after it on the GPU waits there."""
+        news = time.monotonic() + PATIENCE.total_seconds()
+        while not work.is_completed():
+            now = time.monotonic()
+            if now > news:
+                news = now + PATIENCE.total_seconds()
+                self.waits()
+            time.sleep(POLL_S)
 
-def form(store: Store, generation: int, members: Sequence[int], me: int, waits: Callable[[], None] = _nothing) -> Group:
+
+def form(
+    store: Store,
+    generation: int,
+    members: Sequence[int],
+    me: int,
+    waits: Callable[[], None] = _nothing,
+    device: torch.device = CPU,
+) -> Group:
     """Blocks until all are connected, for some seconds. Raises BrokenGroup."""
     rank = members.index(me)
     if len(members) == 1:
@@ -170,6 +214,41 @@ def form(store: Store, generation: int, members: Sequence[int], me: int, waits: 
         own = PrefixStore(f"generation-{generation}", store)
         backend = ProcessGroupGloo(own, rank, len(members), timedelta(seconds=FORMING_S))
         backend.set_timeout(timedelta(seconds=CALL_S))
+        gpus = _nccl(own, rank, len(members), device, waits) if device.type == "cuda" else None
     except RuntimeError as error:
         raise BrokenGroup(str(error)) from error
-    return Group(generation, tuple(members), rank, backend, waits)
+    return Group(generation, tuple(members), rank, backend, gpus, waits)
+
+
+def _nccl(store: Store, rank: int, world: int, device: torch.device, waits: Callable[[], None]) -> Any:
+    """Connected. It connects with its first call, which for a minute notices nobody's death."""
+    from torch.distributed import ProcessGroupNCCL  # only where torch is built for CUDA
+
+    options = ProcessGroupNCCL.Options()
+    options._timeout = timedelta(seconds=CALL_S)
+    made = ProcessGroupNCCL(PrefixStore("gpus", store), rank, world, options)
+    connected: Future[Any] = Future()
+
+    def connect() -> None:
+        try:
+            torch.cuda.set_device(device)
+            made.allreduce([torch.zeros(1, device=device)]).wait()
+            torch.cuda.synchronize()
+            connected.set_result(None)
+        except BaseException as error:
+            connected.set_exception(error)
+
+    threading.Thread(target=connect, name="connect", daemon=True).start()
+    try:
+        while not wait((connected,), PATIENCE.total_seconds()).done:
+            waits()
+        connected.result()
+    except BaseException:
+        _abort(made)
+        raise
+    return made
+
+
+def _abort(gpus: Any) -> None:
+    """It takes a second or two until it sees that nobody answers."""
+    threading.Thread(target=gpus.abort, name="abort", daemon=True).start()

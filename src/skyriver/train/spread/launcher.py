@@ -8,6 +8,7 @@ all that they have done.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import logging
 import multiprocessing
 import os
@@ -78,6 +79,8 @@ class _Worker:
     heard: float = field(default_factory=time.monotonic)
     began: float = field(default_factory=time.monotonic)
     dead: bool = False
+    slot: int = 0
+    """The smallest number that no other one had when it began: which of the devices is its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,6 +214,7 @@ class Launcher:
 
     def _start(self) -> None:
         self._numbers += 1
+        slot = next(n for n in itertools.count() if all(w.slot != n for w in self._workers.values()))
         ours, theirs = self._context.Pipe()
         process = self._context.Process(
             target=work,
@@ -220,13 +224,13 @@ class Launcher:
                 self._numbers,
                 self._function,
                 self._hand_over,
-                self._settings,
+                {**self._settings, "slot": slot},
             ),
             name=f"worker-{self._numbers}",
         )
         process.start()
         theirs.close()
-        self._workers[self._numbers] = _Worker(self._numbers, process, ours)
+        self._workers[self._numbers] = _Worker(self._numbers, process, ours, slot=slot)
 
     def _listen(self) -> None:
         by: dict[Any, _Worker] = {}

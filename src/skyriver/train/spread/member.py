@@ -7,10 +7,11 @@ from collections.abc import Callable, Mapping
 from multiprocessing.connection import Connection
 from typing import Any, Final
 
+import torch
 from torch.distributed import Store
 
 from skyriver.core.errors import JobFailed
-from skyriver.train.spread.group import BrokenGroup, Group, form
+from skyriver.train.spread.group import CPU, BrokenGroup, Group, form
 
 MEETING_S: Final = 60.0
 """Until the launcher has said who goes on, or all of these have said that they are there."""
@@ -28,8 +29,8 @@ class Member:
     says so with what is summed at the end of a step. Where a member was lost nobody waits for that.
     """
 
-    def __init__(self, pipe: Connection, store: Store, worker: int) -> None:
-        self._pipe, self._store, self._worker = pipe, store, worker
+    def __init__(self, pipe: Connection, store: Store, worker: int, device: torch.device = CPU) -> None:
+        self._pipe, self._store, self._worker, self._device = pipe, store, worker, device
         self.group = Group(0, (worker,), 0)
         self.stopping = False
         self._leaving = False
@@ -100,7 +101,7 @@ class Member:
             try:
                 if self._all_there(said):
                     members = said["members"]
-                    self.group = form(self._store, said["generation"], members, self._worker, self._waits)
+                    self.group = form(self._store, said["generation"], members, self._worker, self._waits, self._device)
                     agree(self.group)
                     return
             except BrokenGroup as error:

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch.distributed import TCPStore
 
-from skyriver.core.errors import SkyriverError
+from skyriver.core.errors import InvalidInput, SkyriverError
 from skyriver.train.spread.context import Context
 from skyriver.train.spread.member import Dismissed
 
@@ -34,7 +34,10 @@ def work(
     ctx: Context | None = None
     try:
         store = TCPStore(*address, is_master=False, timeout=timedelta(seconds=30))
-        ctx = made = Context(pipe, store, worker, **settings.get("context", {}))
+        of = dict(settings.get("context", {}))
+        if of.get("device") == "cuda":
+            of["device"] = _gpu(settings["slot"])
+        ctx = made = Context(pipe, store, worker, **of)
         signal.signal(signal.SIGTERM, lambda *_: made.leave())
         made.seed_all()
         came = function(ctx)
@@ -50,6 +53,22 @@ def work(
         sys.stderr.flush()
         os._exit(1)
     os._exit(0)  # what is stuck in a backend's thread does not keep it
+
+
+def _gpu(slot: int) -> str:
+    """Of this worker; before anything there is used. Raises InvalidInput (NO_DEVICE)."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # or its sums differ between runs
+    # A call that somebody does not answer any more is given up by us, and ends nothing but itself.
+    os.environ["TORCH_NCCL_ASYNC_ERROR_HANDLING"] = "0"
+    os.environ["TORCH_NCCL_ENABLE_MONITORING"] = "0"
+    there = torch.cuda.device_count()
+    if slot >= there:
+        raise InvalidInput(
+            f"Worker {slot + 1} has no GPU: this machine has {there}.",
+            code="NO_DEVICE",
+            next_action=f"Train on {there} workers, or on the CPU.",
+        )
+    return f"cuda:{slot}"
 
 
 def _told(error: BaseException, ctx: Context | None) -> dict[str, str]:
