@@ -54,20 +54,24 @@ def optimizer_of(model: nn.Module) -> Any:
 
 
 def train(ctx: Any) -> Any:
-    """Ours; writes "seconds committed world" of each step to params["told"], a folder, as its own file."""
+    """Ours; writes "seconds committed world" of each step that this process did to params["told"], a folder, as its own
+    file. It ends after params["end_at"] steps, or once the file params["enough"] is there."""
     name = ctx.params["model"]
     model = model_of(name)
     optimizer = optimizer_of(model)
     ctx.state(model, optimizer)
-    batch = BATCH[name] * int(ctx.params.get("batches", 1))
+    batch = int(BATCH[name] * float(ctx.params.get("batches", 1)))
     data = data_of(name)
     epochs = -(-int(ctx.params["steps"]) // -(-len(data[0]) // batch))
-    written = -1
+    written, end_at, enough = None, int(ctx.params.get("end_at", 0)), ctx.params.get("enough")
     with (Path(ctx.params["told"]) / f"{os.getpid()}").open("w", buffering=1) as told:
         for x, y in ctx.steps(data, batch, epochs):
             if ctx.committed != written:
+                if written is not None:
+                    told.write(f"{time.monotonic()} {ctx.committed} {ctx.world}\n")
                 written = ctx.committed
-                told.write(f"{time.monotonic()} {written} {ctx.world}\n")
+                if ctx.committed + 1 == end_at or (enough and Path(enough).exists()):
+                    ctx.end()
             ctx.backward(nn.functional.cross_entropy(model(x), y))
             ctx.step(optimizer)
         told.write(f"{time.monotonic()} {ctx.committed} {ctx.world}\n")

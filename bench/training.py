@@ -1,14 +1,20 @@
 """One training on workers that come and go: how long a killed one is felt, whether anything is lost, and what it costs.
 
-    python bench/training.py [--quick] [--parts kills,storm,scaling,overhead]
+    python bench/training.py [--quick] [--parts kills,storm,scaling,overhead] [--ray PYTHON]
+                             [--models mlp transformer]
 
 Trains an MLP of 1.1 million parameters and a transformer of four layers on two processes of this machine.
 
-kills     a worker is killed at a random moment, again and again: until the next step, until there are two again; the
-          same of torchrun with its own restarts and a checkpoint every ten steps
-storm     a hundred kills, joins and leaves in one training, whose parameters are to be those of one worker alone
-scaling   rows a second of two workers against one, and of two processes that know nothing of each other
-overhead  one worker against a plain loop with the same batches, in turns; and what the same bits cost on two
+kills     a worker is killed at a random moment, again and again: until any step is done, until one is that was not done
+          before, until there are two workers again, and how many steps were done again; the same of torchrun with its
+          own restarts and, where --ray names the Python of an environment with `ray[train]` and torch, of Ray Train.
+          Checkpoints every ten steps, of all
+storm     a hundred kills, joins and leaves, each of which changes who is there, in one training, whose parameters are
+          to be those of one worker alone after as many steps
+scaling   rows a second of two workers against one with one thread and with two: of twice the rows a step (weak) and
+          of as many (strong); and of two processes that know nothing of each other
+overhead  one worker against a plain loop, in turns: without shards, and with them against a loop with the same
+          micro-batches and against one that cuts nothing
 Prints one JSON document; progress goes to stderr. Exit code 1: a goal does not hold.
 """
 
@@ -23,20 +29,22 @@ import sys
 import tempfile
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import pairwise
 from multiprocessing import get_context
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, NamedTuple
 
 from _document import Document, Goal, add_parts, tell
 from _training_work import BATCH, digest, plain, train
 
-from skyriver.train.spread.launcher import Change, Launcher
+from skyriver.train.spread.launcher import Change, Launcher, Stopped
 
 MODELS = ("mlp", "transformer")
 GOALS = (
@@ -55,8 +63,20 @@ PARTS = {
     "overhead": ("overhead_share",),
 }
 SHARDS = 8
+TORCHRUN = ("--standalone", "--nproc-per-node", "2", "--max-restarts", "100")
+RAY = {"RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0", "RAY_CHDIR_TO_TRIAL_DIR": "0"}
 HANGS_S = 90.0
 """Without a step."""
+
+
+class Step(NamedTuple):
+    """That a process did."""
+
+    at: float
+    done: int
+    """Steps, with this one."""
+    world: int
+    process: str
 
 
 @dataclass(slots=True)
@@ -65,10 +85,10 @@ class Steps:
 
     folder: Path
     _read: dict[Path, int] = field(default_factory=dict)
-    found: list[tuple[float, int, int]] = field(default_factory=list)
-    """(seconds, steps done, workers), in order of time."""
+    found: list[Step] = field(default_factory=list)
+    """In order of time."""
 
-    def look(self) -> list[tuple[float, int, int]]:
+    def look(self) -> list[Step]:
         for path in self.folder.iterdir():
             with path.open() as file:
                 file.seek(self._read.get(path, 0))
@@ -77,11 +97,11 @@ class Steps:
             self._read[path] = self._read.get(path, 0) + len(whole)
             for line in whole.splitlines():
                 at, step, world = line.split()
-                self.found.append((float(at), int(step), int(world)))
+                self.found.append(Step(float(at), int(step), int(world), path.name))
         self.found.sort()
         return self.found
 
-    def until(self, true: Callable[[list[tuple[float, int, int]]], bool]) -> bool:
+    def until(self, true: Callable[[list[Step]], bool]) -> bool:
         """Whether it came to be, while there are steps."""
         last = time.monotonic()
         seen = len(self.found)
@@ -96,34 +116,45 @@ class Steps:
 
 @dataclass(frozen=True, slots=True)
 class Felt:
-    """Of one kill: seconds until another step was done, and until one was by two again; steps that were done again."""
+    """Of one kill: seconds until any step was done, until one that was not done before, and until one was by two again;
+    steps that were done again."""
 
-    next_s: float
+    any_s: float
+    new_s: float
     full_s: float
     lost: int
 
 
 def felt(steps: Steps, kill: Callable[[], None]) -> Felt | None:
     """None: it hangs."""
-    known = steps.look()
-    done, at = max(step for _, step, _ in known), time.monotonic()
+    at = time.monotonic()
     kill()
-    after: list[tuple[float, int, int]] = []
+    known = [step for step in steps.look() if step.at <= at]
+    done, before = max(step.done for step in known), {step.process for step in known}
 
-    def again(found: list[tuple[float, int, int]]) -> bool:
-        # what a survivor had begun may still be done; a step after it was not
-        after[:] = [of for of in found if of[0] > at and of[1] > done + 1]
-        return bool(after)
+    def after() -> list[Step]:
+        return [step for step in steps.found if step.at > at]
 
-    if not steps.until(again):
+    def is_new(step: Step) -> bool:
+        """What a survivor had begun may still be done: the step after the last one counts only of who came later."""
+        return step.done > done + 1 or (step.done > done and step.process not in before)
+
+    def is_full(step: Step) -> bool:
+        return is_new(step) and step.world == 2 and len({s.process for s in after()} - before) > 0
+
+    if not steps.until(lambda _: any(map(is_new, after()))) or not steps.until(lambda _: any(map(is_full, after()))):
         return None
-    next_s = after[0][0] - at
-    before = max(step for seconds, step, _ in steps.found if seconds <= at)
-    first = min((step for seconds, step, _ in steps.found if seconds > at), default=before)
-    if not steps.until(lambda found: any(of[0] > after[0][0] and of[2] == 2 for of in found)):
-        return None
-    full_s = next(of[0] for of in steps.found if of[0] > after[0][0] and of[2] == 2) - at
-    return Felt(next_s, full_s, max(0, before - first))
+    every = after()
+    again = [step for step in every if step.done <= done and _is_again(step, known)]
+    first = next(step for step in every if is_new(step) or step in again)
+    new, full = next(filter(is_new, every)), next(filter(is_full, every))
+    return Felt(first.at - at, new.at - at, full.at - at, len({step.done for step in again}))
+
+
+def _is_again(step: Step, known: Sequence[Step]) -> bool:
+    """Done before the kill already, by this process; or it is of one that came later."""
+    own = [other.done for other in known if other.process == step.process]
+    return not own or step.done <= max(own)
 
 
 @contextmanager
@@ -132,8 +163,13 @@ def training(model: str, told: Path, **given: Any) -> Iterator[tuple[Launcher, t
     params = {"model": model, "told": str(told), "batches": 2, **given.pop("params")}
     workers, shards = given.pop("workers"), given.pop("shards", SHARDS)
     settings = {"context": {"shards": shards, "params": params}}
-    launcher, found = Launcher(train, digest, workers, settings, **given), []
-    thread = threading.Thread(target=lambda: found.append(launcher.run()), daemon=True)
+    launcher, found = Launcher(train, digest, workers, settings, **given), list[bytes]()
+
+    def run() -> None:
+        with suppress(Stopped):  # it is told to, where nobody waits for its end
+            found.append(launcher.run())
+
+    thread = threading.Thread(target=run, daemon=True)
     thread.start()
     try:
         yield launcher, thread, found
@@ -142,27 +178,50 @@ def training(model: str, told: Path, **given: Any) -> Iterator[tuple[Launcher, t
         thread.join(30.0)
 
 
-def kills(document: Document, quick: bool) -> None:
+def kills(document: Document, models: Sequence[str], quick: bool, ray: str) -> None:
     chance = random.Random(11)
     all_of: list[Felt] = []
-    for model in MODELS:
-        times = 4 if quick else 20
+    for model in models:
+        times, of_peers = (4, {"torchrun": 2, "Ray Train": 1}) if quick else (20, {"torchrun": 10, "Ray Train": 5})
         with tempfile.TemporaryDirectory() as folder:
-            steps = Steps(Path(folder))
-            with training(model, steps.folder, workers=2, params={"steps": 10_000_000}) as (launcher, _, _):
+            steps = Steps(Path(folder) / "steps")
+            steps.folder.mkdir()
+            every_s = 10 * _step_seconds(model)
+            kept = {"checkpoints": Path(folder) / "kept", "every_s": every_s}
+            with training(model, steps.folder, workers=2, params={"steps": 10_000_000}, **kept) as (launcher, _, _):
                 ours = list(_kill_ours(steps, launcher, times, chance))
         all_of += ours
-        document.row("skyriver", f"kills, {model}", **_told(ours, times))
-        theirs, hung = _kill_torchrun(model, 2 if quick else 6, chance)
-        document.row("torchrun", f"kills, {model}", **_told(theirs, len(theirs) + hung), hangs=hung)
-    document.measured("kill_to_step_p95_seconds", round(_p95([of.next_s for of in all_of]), 3))
+        document.row("skyriver", f"kills, {model}", **_told(ours, times), checkpoint_every_s=round(every_s, 3))
+        for system, command in commands_of(document, model, ray).items():
+            theirs, hung = _kill_theirs(system, command, model, of_peers[system], chance)
+            document.row(system, f"kills, {model}", **_told(theirs, len(theirs) + hung), hangs=hung)
+    document.measured("kill_to_step_p95_seconds", round(_p95([of.new_s for of in all_of]), 3))
     document.measured("full_size_p95_seconds", round(_p95([of.full_s for of in all_of]), 3))
     document.measured("steps_lost", sum(of.lost for of in all_of))
 
 
+def commands_of(document: Document, model: str, ray: str) -> dict[str, list[str]]:
+    """What starts each peer that there is."""
+    found = {"torchrun": [sys.executable, "-m", "torch.distributed.run", *TORCHRUN, _beside("torchrun")]}
+    if ray:
+        found["Ray Train"] = [ray, _beside("ray")]
+    else:
+        document.row("Ray Train", f"kills, {model}", reason="not measured: --ray names no Python that has it")
+    return found
+
+
+def _step_seconds(model: str) -> float:
+    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+        return median(pool.submit(_plain_alone, model, 12).result()[2:])
+
+
+def _beside(name: str) -> str:
+    return str(Path(__file__).with_name(f"_training_{name}.py"))
+
+
 def _kill_ours(steps: Steps, launcher: Launcher, times: int, chance: random.Random) -> Iterator[Felt]:
     for _ in range(times):
-        steps.until(lambda found: bool(found) and found[-1][2] == 2 and len(launcher.members) == 2)
+        steps.until(lambda found: bool(found) and found[-1].world == 2 and len(launcher.members) == 2)
         time.sleep(chance.uniform(0.3, 1.5))
         pid = launcher.pid(chance.choice(launcher.members))
         found = felt(steps, lambda pid=pid: os.kill(pid, signal.SIGKILL))  # type: ignore[misc]
@@ -171,103 +230,156 @@ def _kill_ours(steps: Steps, launcher: Launcher, times: int, chance: random.Rand
         yield found
 
 
-def _kill_torchrun(model: str, times: int, chance: random.Random) -> tuple[list[Felt], int]:
+def _kill_theirs(
+    system: str, command: Sequence[str], model: str, times: int, chance: random.Random
+) -> tuple[list[Felt], int]:
     """(what was felt, how often it hung)."""
-    found, hung = [], 0
+    found: list[Felt] = []
+    hung = 0
     while len(found) + hung < times:
-        with tempfile.TemporaryDirectory() as folder:
-            (Path(folder) / "steps").mkdir()
-            steps = Steps(Path(folder) / "steps")
-            arguments = ["--standalone", "--nproc-per-node", "2", "--max-restarts", "100"]
-            own = [str(Path(__file__).with_name("_training_torchrun.py")), model, folder, "10000000"]
-            process = subprocess.Popen(
-                [sys.executable, "-m", "torch.distributed.run", *arguments, *own],
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                start_new_session=True,
-            )
-            try:
-                while len(found) + hung < times:
-                    steps.until(lambda seen: bool(seen))
-                    time.sleep(chance.uniform(1.0, 2.0))
-                    newest = sorted(steps.folder.iterdir(), key=lambda path: path.stat().st_ctime)[-2:]
-                    pid = int(chance.choice(newest).name)
-                    one = felt(steps, lambda pid=pid: os.kill(pid, signal.SIGKILL))  # type: ignore[misc]
-                    if one is None:
-                        hung += 1
-                        break
-                    found.append(one)
-                    tell(f"torchrun, {model}: {one.next_s:.1f} s until the next step, {one.lost} steps lost")
-            finally:
-                os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
+        with _theirs(system, command, model) as steps:
+            while len(found) + hung < times:
+                if not steps.until(lambda seen: len({step.process for step in seen}) > 1):
+                    raise RuntimeError(f"{system} comes to no step.")
+                time.sleep(chance.uniform(1.0, 2.0))
+                newest = sorted(steps.folder.iterdir(), key=lambda path: path.stat().st_ctime)[-2:]
+                pid = int(chance.choice(newest).name)
+                one = felt(steps, lambda pid=pid: os.kill(pid, signal.SIGKILL))  # type: ignore[misc]
+                if one is None:
+                    hung += 1
+                    break
+                found.append(one)
+                told = f"{one.any_s:.1f} s until any step, {one.new_s:.1f} s until a new one"
+                tell(f"{system}, {model}: {told}, {one.lost} steps done again")
     return found, hung
 
 
-def storm(document: Document, quick: bool) -> None:
-    """Kills, joins and leaves until there were enough, then to the end; against one worker alone."""
+@contextmanager
+def _theirs(system: str, command: Sequence[str], model: str) -> Iterator[Steps]:
+    """A training of a peer, whose processes are all gone in the end."""
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        steps = Steps(Path(folder) / "steps")
+        steps.folder.mkdir()
+        with (Path(folder) / "log").open("w") as log:
+            process = subprocess.Popen(
+                [*command, model, folder, "10000000"], stdout=log, stderr=log, env={**os.environ, **RAY}
+            )
+            try:
+                yield steps
+            except BaseException:
+                tell(f"{system}: {(Path(folder) / 'log').read_text()[-2_000:]}")
+                raise
+            finally:
+                for pid in _of_tree(process.pid, folder):
+                    with suppress(ProcessLookupError):
+                        os.kill(pid, signal.SIGKILL)
+                process.wait()
+
+
+def _of_tree(root: int, folder: str) -> list[int]:
+    """The processes that descend from this one, and those that name its folder: a peer's may have left it."""
+    parents, found = {}, []
+    for path in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            parents[int(path.name)] = int((path / "stat").read_text().rpartition(")")[2].split()[1])
+            if folder.encode() in (path / "cmdline").read_bytes():
+                found.append(int(path.name))
+    tree = {root, *found} - {os.getpid()}
+    while more := {pid for pid, parent in parents.items() if parent in tree} - tree:
+        tree |= more
+    return sorted(tree)
+
+
+def storm(document: Document, models: Sequence[str], quick: bool) -> None:
+    """Kills, joins and leaves until there were enough; against one worker alone that does as many steps."""
     events, equal, hangs = (12 if quick else 100), [], 0
-    steps_wanted = 400 if quick else 2_500
-    for model in ("mlp",):
-        alone = _whole(model, steps_wanted)
+    for model in models:
         chance = random.Random(5)
         with tempfile.TemporaryDirectory() as folder:
-            steps, changes = Steps(Path(folder)), list[Change]()
-            params = {"steps": steps_wanted}
+            steps, changes = Steps(Path(folder) / "steps"), list[Change]()
+            steps.folder.mkdir()
+            enough = Path(folder) / "enough"
+            params = {"steps": 10_000_000, "enough": str(enough)}
             given = {"workers": 2, "params": params, "on_change": changes.append}
+            given |= {"checkpoints": Path(folder) / "kept", "every_s": 1.0}  # where all are gone
+            done: Counter[str] = Counter()
             with training(model, steps.folder, **given) as (launcher, thread, found):
-                done = 0
-                while done < events and thread.is_alive():
-                    if not steps.until(lambda seen: bool(seen) and bool(launcher.members)):
+                while done.total() < events and thread.is_alive():
+                    since = time.monotonic()
+                    if not steps.until(partial(_has_gone_on, since)):
                         hangs += 1
                         break
                     time.sleep(chance.uniform(0.05, 0.5))
-                    done += _disturb(launcher, chance)
-                launcher.resize(2)
-                thread.join(900.0)
+                    done[_disturb(launcher, changes, chance)] += 1
+                    del done[""]
+                enough.touch()
+                thread.join(HANGS_S)
                 hangs += thread.is_alive()
-                equal.append(float(found == [alone]))
-        sizes = [change.workers for change in changes]
-        document.row("skyriver", f"storm, {model}", events=done, changes=len(changes), equal=equal[-1], most=max(sizes))
+                came = int(found[0].split()[0]) if found else 0
+            equal.append(float(bool(found) and found[0] == _whole(model, came)))
+        most = max(change.workers for change in changes)
+        row = {"events": done.total(), **done, "generations": len(changes), "steps": came, "most": most}
+        document.row("skyriver", f"storm, {model}", **row, equal=equal[-1])
     document.measured("hangs", hangs)
     document.measured("bit_equal", min(equal))
 
 
-def _disturb(launcher: Launcher, chance: random.Random) -> int:
-    what = chance.choice(("kill", "leave", "size"))
+def _has_gone_on(since: float, seen: Sequence[Step]) -> bool:
+    """Between two events there are some steps."""
+    return len({step.done for step in seen if step.at > since}) >= 3
+
+
+def _disturb(launcher: Launcher, changes: Sequence[Change], chance: random.Random) -> str:
+    """What changed who is there; "": nothing did."""
+    what, before, was = chance.choice(("kill", "leave", "size")), len(changes), launcher.members
     if what == "size":
-        launcher.resize(chance.randrange(1, 4))
-        return 1
-    try:
-        pid = launcher.pid(chance.choice(launcher.members))
-        os.kill(pid, signal.SIGKILL if what == "kill" else signal.SIGTERM)
-    except (KeyError, IndexError, ProcessLookupError):
-        return 0
-    return 1
+        size = chance.choice([n for n in (1, 2, 3) if n != len(was)])
+        what = "join" if size > len(was) else "fewer"
+        launcher.resize(size)
+    else:
+        try:
+            pid = launcher.pid(chance.choice(was))
+            os.kill(pid, signal.SIGKILL if what == "kill" else signal.SIGTERM)
+        except (KeyError, IndexError, ProcessLookupError):
+            return ""
+    deadline = time.monotonic() + HANGS_S
+    while time.monotonic() < deadline:
+        if len(changes) > before and launcher.members != was:
+            return what
+        time.sleep(0.002)
+    return ""
 
 
 def _whole(model: str, steps: int) -> bytes:
     with tempfile.TemporaryDirectory() as folder:
-        params = {"model": model, "told": folder, "batches": 2, "steps": steps}
+        params = {"model": model, "told": folder, "batches": 2, "steps": steps + 1, "end_at": steps}
         return Launcher(train, digest, 1, {"context": {"shards": SHARDS, "params": params}}).run()
 
 
-def scaling(document: Document, quick: bool) -> None:
+def scaling(document: Document, models: Sequence[str], quick: bool) -> None:
     rounds, steps = (2, 40) if quick else (5, 150)
-    for model in MODELS:
-        ratios: dict[str, list[float]] = {"quick": [], "exact": [], "apart": []}
+    for model in models:
+        found: dict[str, list[float]] = {}
         for _ in range(rounds):
-            one = _rows_per_second(model, 1, 0, steps)
-            ratios["quick"].append(_rows_per_second(model, 2, 0, steps) / one)
-            ratios["exact"].append(_rows_per_second(model, 2, SHARDS, steps) / one)
-            with ProcessPoolExecutor(2, get_context("spawn")) as pool:
-                alone = median(pool.submit(_plain_alone, model, steps).result())
-                both = [median(f.result()) for f in [pool.submit(_plain_alone, model, steps) for _ in range(2)]]
-            ratios["apart"].append(sum(alone / each for each in both))
-        found = {name: round(median(of), 3) for name, of in ratios.items()}
-        document.row("skyriver", f"rows a second of two workers to one, {model}", **found)
-    note = f"two processes that know nothing of each other: {found['apart']}; the same bits: {found['exact']}"
-    document.measured("scaling_1_to_2", found["quick"], note=note)
+            for name, ratio in _scaled(model, steps):
+                found.setdefault(name, []).append(ratio)
+        told = {name: round(median(of), 3) for name, of in found.items()}
+        document.row("skyriver", f"rows a second, to those of one worker with one thread, {model}", **told)
+    note = ", ".join(f"{name} {ratio}" for name, ratio in told.items() if name != "two_weak")
+    document.measured("scaling_1_to_2", told["two_weak"], note=f"of the {model}; {note}")
+
+
+def _scaled(model: str, steps: int) -> Iterator[tuple[str, float]]:
+    """Of one round: what is compared is measured one after the other."""
+    one = _rows_per_second(model, 1, 0, steps)
+    yield "two_weak", _rows_per_second(model, 2, 0, steps, batches=2) / one
+    yield "two_strong", _rows_per_second(model, 2, 0, steps) / one
+    yield "two_weak_same_bits", _rows_per_second(model, 2, SHARDS, steps, batches=2) / one
+    yield "one_with_two_threads", _rows_per_second(model, 1, 0, steps, threads=2) / one
+    with ProcessPoolExecutor(2, get_context("spawn")) as pool:
+        alone = median(pool.submit(_plain_alone, model, steps).result())
+        both = [median(f.result()) for f in [pool.submit(_plain_alone, model, steps) for _ in range(2)]]
+    yield "two_that_know_nothing_of_each_other", sum(alone / each for each in both)
 
 
 def _plain_alone(model: str, steps: int) -> list[float]:
@@ -277,36 +389,38 @@ def _plain_alone(model: str, steps: int) -> list[float]:
     return plain(model, steps)
 
 
-def _rows_per_second(model: str, workers: int, shards: int, steps: int) -> float:
+def _rows_per_second(model: str, workers: int, shards: int, steps: int, *, batches: int = 1, threads: int = 1) -> float:
+    """`batches`: the rows of a step, in BATCH."""
     with tempfile.TemporaryDirectory() as folder:
-        params = {"model": model, "told": folder, "batches": workers, "steps": steps}
-        settings = {"context": {"shards": shards, "params": params}}
+        params = {"model": model, "told": folder, "batches": batches, "steps": steps}
+        settings = {"threads": threads, "context": {"shards": shards, "params": params}}
         Launcher(train, digest, workers, settings).run()
-        found = [(at, step) for at, step, world in Steps(Path(folder)).look() if world == workers]
-    times = sorted({step: at for at, step in reversed(found)}.items())[10:]
+        found = [step for step in Steps(Path(folder)).look() if step.world == workers]
+    times = sorted({step.done: step.at for step in reversed(found)}.items())[10:]
     each = [b[1] - a[1] for a, b in pairwise(times)]
-    return workers * BATCH[model] / median(each)
+    return batches * BATCH[model] / median(each)
 
 
-def overhead(document: Document, quick: bool) -> None:
+def overhead(document: Document, models: Sequence[str], quick: bool) -> None:
     """In one process, in turns; medians of each turn."""
     worst = 0.0
-    for model in MODELS:
-        for shards in (0, SHARDS):
-            ratios = _in_turns(model, shards, 4 if quick else 12, 20 if quick else 40)
-            share = round(median(ratios) - 1, 4)
-            document.row("skyriver", f"one worker over a plain loop, {model}, {shards or 'no'} shards", share=share)
-            worst = max(worst, share)
-    document.measured("overhead_share", worst)
+    turns, steps = (4, 20) if quick else (12, 40)
+    for model in models:
+        told = {}
+        for name, shards, parts in (("fast", 0, 1), ("exact", SHARDS, SHARDS), ("exact_to_uncut", SHARDS, 1)):
+            told[name] = round(median(_in_turns(model, shards, parts, turns, steps)) - 1, 4)
+        document.row("skyriver", f"one worker over a plain loop, {model}", **told)
+        worst = max(worst, told["fast"], told["exact"])
+    document.measured("overhead_share", worst, note="of loops with the same micro-batches")
 
 
-def _in_turns(model: str, shards: int, turns: int, steps: int) -> Sequence[float]:
+def _in_turns(model: str, shards: int, parts: int, turns: int, steps: int) -> Sequence[float]:
     with ProcessPoolExecutor(1, get_context("spawn")) as pool:
-        return pool.submit(_turns, model, shards, turns, steps).result()
+        return pool.submit(_turns, model, shards, parts, turns, steps).result()
 
 
-def _turns(model: str, shards: int, turns: int, steps: int) -> list[float]:
-    """Seconds of a step of ours to one of the plain loop."""
+def _turns(model: str, shards: int, parts: int, turns: int, steps: int) -> list[float]:
+    """Seconds of a step of ours to one of the plain loop, which is cut into `parts`."""
     import multiprocessing
 
     import torch
@@ -321,10 +435,10 @@ def _turns(model: str, shards: int, turns: int, steps: int) -> list[float]:
             there, here = multiprocessing.Pipe()
             there.send(("generation", {"generation": 1, "members": (1,), "lost": False}))
             params = {"model": model, "told": folder, "steps": steps}
-            theirs = plain(model, steps, shards or 1) if turn % 2 else []
+            theirs = plain(model, steps, parts) if turn % 2 else []
             train(Context(here, HashStore(), 1, shards=shards, params=params))
-            theirs = theirs or plain(model, steps, shards or 1)
-            at = [seconds for seconds, _, _ in Steps(Path(folder)).look()][: steps + 1]
+            theirs = theirs or plain(model, steps, parts)
+            at = [step.at for step in Steps(Path(folder)).look()][:steps]
         ours = median(b - a for a, b in pairwise(at[3:]))
         ratios.append(ours / median(theirs[3:]))
     return ratios
@@ -335,8 +449,10 @@ def _told(of: Sequence[Felt], times: int) -> dict[str, Any]:
         return {"kills": times}
     return {
         "kills": times,
-        "next_step_p50_s": round(median(each.next_s for each in of), 3),
-        "next_step_p95_s": round(_p95([each.next_s for each in of]), 3),
+        "any_step_p50_s": round(median(each.any_s for each in of), 3),
+        "any_step_p95_s": round(_p95([each.any_s for each in of]), 3),
+        "new_step_p50_s": round(median(each.new_s for each in of), 3),
+        "new_step_p95_s": round(_p95([each.new_s for each in of]), 3),
         "full_size_p95_s": round(_p95([each.full_s for each in of]), 3),
         "steps_lost": sum(each.lost for each in of),
     }
@@ -349,11 +465,18 @@ def _p95(values: Sequence[float]) -> float:
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="few kills and short runs")
+    parser.add_argument("--ray", default="", help="the Python of an environment that has `ray[train]` and torch")
+    parser.add_argument("--models", nargs="+", choices=MODELS, default=MODELS, help="both unless given")
     add_parts(parser, PARTS)
     given = parser.parse_args()
     document = Document("training", GOALS)
-    works = {"kills": kills, "storm": storm, "scaling": scaling, "overhead": overhead}
-    document.parts(PARTS, {n: lambda w=w: w(document, given.quick) for n, w in works.items()}, given.parts)  # type: ignore[misc]
+    works: dict[str, Callable[[], None]] = {
+        "kills": lambda: kills(document, given.models, given.quick, given.ray),
+        "storm": lambda: storm(document, given.models, given.quick),
+        "scaling": lambda: scaling(document, given.models, given.quick),
+        "overhead": lambda: overhead(document, given.models, given.quick),
+    }
+    document.parts(PARTS, works, given.parts)
     return 0 if document.print() else 1
 
 

@@ -1,0 +1,77 @@
+"""What the bench of trainings makes of steps that were written down."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("torch")
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def bench() -> Any:
+    sys.path[:0] = [str(ROOT / "bench")]  # a bench is no package
+    import training
+
+    return training
+
+
+def writes(folder: Path, **of: list[tuple[float, int, int]]) -> Callable[[], None]:
+    """Steps as (seconds from now, steps done, workers), by process."""
+
+    def write() -> None:
+        now = time.monotonic()
+        for process, steps in of.items():
+            with (folder / process).open("a") as file:
+                file.writelines(f"{now + at} {done} {world}\n" for at, done, world in steps)
+
+    return write
+
+
+def test_of_survivors_no_step_is_done_again(bench: Any, tmp_path: Path) -> None:
+    writes(tmp_path, a=[(-2.0, 41, 2), (-1.0, 42, 2)], b=[(-2.0, 41, 2), (-1.0, 42, 2)])()
+    # the 43rd was begun before; the one that comes later has done the 45th with the survivor
+    kill = writes(tmp_path, a=[(0.1, 43, 2), (0.2, 44, 1), (3.0, 45, 2)], c=[(3.0, 45, 2)])
+    found = bench.felt(bench.Steps(tmp_path), kill)
+    assert (found.any_s, found.new_s, found.full_s) == pytest.approx((0.2, 0.2, 3.0), abs=0.05)
+    assert found.lost == 0
+
+
+def test_a_survivor_that_goes_back_has_lost_steps(bench: Any, tmp_path: Path) -> None:
+    writes(tmp_path, a=[(-1.0, 42, 2)], b=[(-1.0, 42, 2)])()
+    kill = writes(tmp_path, a=[(0.2, 42, 1), (0.3, 43, 1), (0.4, 44, 1), (1.0, 45, 2)], c=[(1.0, 45, 2)])
+    found = bench.felt(bench.Steps(tmp_path), kill)
+    assert (found.any_s, found.lost) == (pytest.approx(0.2, abs=0.05), 1)
+
+
+def test_who_begins_from_a_checkpoint_does_steps_again_before_a_new_one(bench: Any, tmp_path: Path) -> None:
+    writes(tmp_path, a=[(-1.0, 42, 2)], b=[(-1.5, 41, 2)])()
+    again = [(9.0, 41, 2), (9.1, 42, 2), (9.2, 43, 2)]
+    found = bench.felt(bench.Steps(tmp_path), writes(tmp_path, b=[(0.1, 42, 2)], c=again, d=again))
+    assert (found.any_s, found.new_s, found.full_s) == pytest.approx((9.0, 9.2, 9.2), abs=0.05)
+    assert found.lost == 2
+
+
+def test_without_a_new_step_it_hangs(bench: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bench, "HANGS_S", 0.0)
+    writes(tmp_path, a=[(-1.0, 42, 2)], b=[(-1.0, 42, 2)])()
+    assert bench.felt(bench.Steps(tmp_path), writes(tmp_path, a=[(0.1, 43, 2)])) is None
+
+
+def test_a_peer_that_is_not_given_is_told(bench: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    document = bench.Document("training", bench.GOALS)
+    assert bench.commands_of(document, "mlp", "").keys() == {"torchrun"}
+    assert "not measured" in document.rows[-1]["reason"]
+    assert "not measured" in capsys.readouterr().err
+    assert bench.commands_of(document, "mlp", "/there/python")["Ray Train"][0] == "/there/python"
+
+
+def test_each_goal_can_be_missed(bench: Any) -> None:
+    assert [goal.name for goal in bench.GOALS if goal.op == ">=" and goal.holds(0)] == []
+    assert [goal.name for goal in bench.GOALS if goal.op == "<=" and goal.holds(1e9)] == []
