@@ -169,7 +169,11 @@ def _before(spec: ModelSpec, rows: Rows, split: Split, fit_on: FitOn, metrics: M
     for each in stretches(spec.train, rows, split):
         learned = len(each.learned)
         print(f"prequential: {len(each.judged):,} rows by {learned:,} before them", file=sys.stderr, flush=True)
-        said = np.asarray(fit_on(each.learned)(take(rows.x, each.judged)), dtype=np.float32).reshape(-1)
+        try:
+            said = np.asarray(fit_on(each.learned)(take(rows.x, each.judged)), dtype=np.float32).reshape(-1)
+        except SkyriverError as error:
+            print(f"prequential: left out, for it cannot be fitted on them: {error.message}", file=sys.stderr)
+            continue
         labels = split.labels[each.judged]
         told = rank_metrics(labels, said, None)
         yield Judged(each.from_us, each.to_us, learned, len(labels), int(labels.sum()), told)

@@ -246,6 +246,18 @@ def test_prequential_stretches_follow_each_other_and_learn_what_was_known() -> N
     assert 0.5 < trained.metrics["prequential_average_precision"] < 1
 
 
+def test_a_stretch_that_cannot_be_fitted_is_left_out() -> None:
+    def picky(data: TrainingData) -> lightgbm.Booster:
+        if len(data.x) < 1000:
+            raise ValueError("too few")
+        return _fit(data)
+
+    whole, found = (_train(_spec(prequential=4), fit=fit).examined for fit in (_fit, picky))
+    assert whole is not None
+    assert found is not None
+    assert 1 <= len(found.prequential) < len(whole.prequential)
+
+
 def test_stretches_without_both_classes_are_left_out() -> None:
     spec = _spec(prequential=50).train
     assert spec is not None
