@@ -20,14 +20,15 @@ from skyriver.compress.speed import Speed, measure_speed
 from skyriver.core.errors import InvalidInput
 from skyriver.core.jobs import Progress
 from skyriver.core.spec import ModelSpec
-from skyriver.train.calibrate import Calibrated
+from skyriver.train.calibrate import Calibrated, calibrate
 from skyriver.train.cleaning import Cleaning, fit_cleaning
 from skyriver.train.evaluate import evaluate, run_blocks, take
 from skyriver.train.metrics import average_precision
-from skyriver.train.run import MAX_DIFFERENCE, difference, finish
+from skyriver.train.parity import MAX_DIFFERENCE, difference
+from skyriver.train.run import finish
 from skyriver.train.slices import Evidence, Scored, Slice, gather, scored
 from skyriver.train.split import Rows, Split, split_rows, validates
-from skyriver.train.trees_onnx import Trees, read_lightgbm, steps_to_onnx
+from skyriver.train.trees_onnx import Trees, read_lightgbm, steps_to_onnx, to_onnx
 
 MAX_CHOICES: Final = 64
 """Of more trees, this many prefix lengths are tried, evenly spaced."""
@@ -45,6 +46,7 @@ class Candidate:
     name: str
     onnx: bytes
     trees: int
+    """0 of a model whose trees are not known."""
     metrics: Mapping[str, float]
     calibrated: Calibrated
     speed: Speed
@@ -58,7 +60,8 @@ def compress(
     rows: Rows,
     *,
     delay_us: int | None,
-    model_text: bytes,
+    onnx: bytes,
+    model_text: bytes | None,
     metrics: Mapping[str, float],
     gate: Callable[[Candidate], str],
     progress: Progress,
@@ -67,9 +70,10 @@ def compress(
 ) -> tuple[Candidate, ...]:
     """The model as trained and what compression made of it, in this order; the last one kept is to be released.
 
-    `rows`, `delay_us`, `model_text` and `metrics` are those of the training; `champion` is what the version that serves
-    says of the test rows, of which `slices` are parts. `gate` says why a candidate does not pass, "" when it does.
-    Without `spec.compress`, and where every tree is needed, only the model as trained comes back.
+    `rows`, `delay_us`, `onnx`, `model_text` and `metrics` are those of the training; `champion` is what the version
+    that serves says of the test rows, of which `slices` are parts. `gate` says why a candidate does not pass, "" when
+    it does. Without `spec.compress`, and where every tree is needed, only the model as trained comes back. Raises
+    InvalidInput (NOT_TRAINABLE, NOT_COMPRESSIBLE).
     """
     if spec.train is None:
         raise InvalidInput(
@@ -77,21 +81,35 @@ def compress(
             code="NOT_TRAINABLE",
             next_action="`skyriver deploy` takes a changed file in.",
         )
-    model = read_lightgbm(model_text.decode())
     split = split_rows(spec.train, rows, delay_us, validate=validates(spec, delay_us))
     test = take(rows.x, split.test)
-    cleaning = fit_cleaning(spec.train.clean, take(rows.x, split.train))  # the same rows as the training: the same
-    whole, calibrated = finish(spec, model, cleaning, rows, split)
+    whole, calibrated = calibrate(spec.calibrate, onnx, rows, split)  # the same rows as the training: the same
+    model = read_lightgbm(model_text.decode()) if model_text is not None else None
     progress("measure", 0, 0)
     speed = measure_speed(whole, test)
     progress("slices", 0, 0)
     labels = split.labels[split.test]
     evidence = gather(labels, scored(whole, test), champion, slices)
     trained = Candidate(
-        "trained", whole, len(model.trees), dict(metrics), calibrated, speed, evidence, True, "the model as trained"
+        name="trained",
+        onnx=whole,
+        trees=len(model.trees) if model is not None else 0,
+        metrics=dict(metrics),
+        calibrated=calibrated,
+        speed=speed,
+        evidence=evidence,
+        kept=True,
+        why="the model as trained",
     )
     if spec.compress is None:
         return (trained,)
+    if model is None or model_text is None:
+        raise InvalidInput(
+            f"The model {spec.name} is none of LightGBM: compress= cuts its trees.",
+            code="NOT_COMPRESSIBLE",
+            next_action="Leave out compress=, or train with LightGBM.",
+        )
+    cleaning = fit_cleaning(spec.train.clean, take(rows.x, split.train))
     progress("choose", 0, len(split.validation))
     positives = int(split.labels[split.validation].sum())
     if positives * spec.compress.max_loss < 1:
@@ -141,12 +159,15 @@ def _candidate(
     import lightgbm  # 0.4 s and 60 MB that the other jobs of this process kind do not need
 
     # Other trees give other scores. The rows are those that chose how many: by a few numbers, so it costs little.
-    onnx, calibrated = finish(spec, model, cleaning, rows, split)
+    onnx, calibrated = finish(spec, to_onnx(model), cleaning, rows, split)
     test = take(rows.x, split.test)
     said = scored(onnx, test)
     metrics = evaluate(onnx, rows, split, spec.metrics, said.scores)
     count = len(model.trees)
-    metrics["onnx_max_difference"] = difference(lightgbm.Booster(model_str=text), onnx, test, count, cleaning=cleaning)
+    booster = lightgbm.Booster(model_str=text)
+    metrics["onnx_max_difference"] = difference(
+        lambda x: np.asarray(booster.predict(x, num_iteration=count), np.float64), onnx, test, cleaning=cleaning
+    )
     evidence = gather(split.labels[split.test], said, champion, slices)
     return Candidate("fewer-trees", onnx, count, metrics, calibrated, measure_speed(onnx, test), evidence, False, "")
 

@@ -6,10 +6,10 @@ import inspect
 import json
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,19 +24,14 @@ from skyriver.train.cleaning import Cleaning, by_column, fit_cleaning
 from skyriver.train.data import TrainingData
 from skyriver.train.evaluate import calibration_of, evaluate, judge, score, take
 from skyriver.train.examine import Examined, examine
+from skyriver.train.fitted import Fitted, recognise
+from skyriver.train.parity import CLEAN, Parity, unusual
 from skyriver.train.prequential import faded
 from skyriver.train.search.looking import Look
 from skyriver.train.search.study import Found
 from skyriver.train.search.watch import Predict, Watch
 from skyriver.train.slices import Scored, scored
 from skyriver.train.split import Rows, Split, split_rows, validates
-from skyriver.train.trees_onnx import Trees, read_lightgbm, to_onnx
-
-if TYPE_CHECKING:
-    import lightgbm
-
-MAX_DIFFERENCE: Final = 1e-5
-"""By how much the ONNX model may differ from the trained one on any test row."""
 
 PartSummary = tuple[int, int, int, int]
 """(first effective time, last effective time, rows, positives); times in microseconds, 0 for a table."""
@@ -53,10 +48,11 @@ class Champion:
 
 @dataclass(frozen=True, slots=True)
 class Trained:
-    """What came of it. `model_text` is the model in LightGBM's own text format, which compression starts from."""
+    """What came of it. `model_text` is the model in LightGBM's own text format, which compression starts from; None of
+    another framework's."""
 
     onnx: bytes
-    model_text: bytes
+    model_text: bytes | None
     metrics: Mapping[str, float]
     champion_metrics: Mapping[str, float] | None
     champion: Scored | None
@@ -89,8 +85,8 @@ def train(
     takes what the function reports by step. `look` finds parameters where the spec declares a search.
 
     Raises InvalidInput where the data does not allow it (see `split_rows`) or the model cannot be served exactly (see
-    `read_lightgbm`), JobFailed with USER_ERROR where the function failed or returned no model, ONNX_DIFFERS where the
-    ONNX model gives other scores than the trained one by more than 1e-5.
+    `skyriver.train.fitted`), JobFailed with USER_ERROR where the function failed or returned no model, ONNX_DIFFERS and
+    others where the ONNX model does not score as the trained one does (see `Parity`).
     """
     if spec.train is None:
         raise InvalidInput(
@@ -107,21 +103,19 @@ def train(
     progress("fit", 0, len(split.train))
     begun = time.monotonic()
     cleaning = fit_cleaning(spec.train.clean, take(rows.x, split.train))
-    booster = _fit(spec.train, rows, split, fit, params, seed, cleaning, fitting.watch, tell)
+    model = _fit(spec.train, rows, split, fit, params, seed, cleaning, fitting.watch, tell)
     fit_seconds = time.monotonic() - begun
     progress("convert", 0, 0)
-    text = booster.model_to_string()  # up to the best iteration, as `predict` does
-    onnx, calibrated = finish(spec, read_lightgbm(text), cleaning, rows, split)
+    fitted = _recognised(model, spec.train, len(rows.names))
+    plain, text = _exported(fitted, spec.train, compress=spec.compress is not None), fitted.text()
+    parity = Parity(fitted, cleaning, rows.names, spec.train.function)
+    differs = parity.check(cleaning.before(plain), take(rows.x, split.test))
+    parity.scores(cleaning.apply(take(rows.x, split.validation)))  # of which the calibration is fitted
+    onnx, calibrated = finish(spec, plain, cleaning, rows, split)
     progress("evaluate", 0, len(split.test))
     said = score(onnx, take(rows.x, split.test))
     metrics = evaluate(onnx, rows, split, spec.metrics, said)
-    metrics["onnx_max_difference"] = difference(booster, onnx, take(rows.x, split.test), cleaning=cleaning)
-    if metrics["onnx_max_difference"] > MAX_DIFFERENCE:
-        raise JobFailed(
-            f"The ONNX model differs from the trained one by {metrics['onnx_max_difference']:.2g} on the test rows.",
-            code="ONNX_DIFFERS",
-            next_action="Report it, with the parameters of the training.",
-        )
+    metrics["onnx_max_difference"] = differs
     progress("examine", 0, 0)
     examined = examine(
         spec,
@@ -138,7 +132,7 @@ def train(
     serving = None if champion is None or champion.x is None else scored(champion.onnx, take(champion.x, split.test))
     return Trained(
         onnx=onnx,
-        model_text=text.encode(),
+        model_text=text,
         metrics=metrics,
         champion_metrics=None if champion is None else _champion_metrics(champion, serving, spec, rows, split),
         champion=serving,
@@ -167,35 +161,22 @@ class _Fitting:
         cleaning = fit_cleaning(self.spec.clean, take(self.rows.x, part))
         on_part = replace(self.split, train=part)
         model = _fit(self.spec, self.rows, on_part, self._fit, params, self.seed, cleaning, watch)
-        return lambda x: model.predict(cleaning.apply(x))
+        fitted = _recognised(model, self.spec, len(self.rows.names))
+        return lambda x: fitted.predict(cleaning.apply(x))
 
 
-def finish(spec: ModelSpec, trees: Trees, cleaning: Cleaning, rows: Rows, split: Split) -> tuple[bytes, Calibrated]:
-    """The trees as the ONNX file that is released: with the cleaning before them, and in its metadata what the features
-    are on average, which explains them, and the calibration."""
+def finish(spec: ModelSpec, onnx: bytes, cleaning: Cleaning, rows: Rows, split: Split) -> tuple[bytes, Calibrated]:
+    """The model as the ONNX file that is released: with the cleaning before it, and in its metadata what the features
+    are on average, which explains its scores, and the calibration."""
     means = by_column(take(rows.x, split.train), lambda c: np.mean(c), np.nan)
     known = [None if np.isnan(mean) else float(mean) for mean in means]
-    onnx = with_metadata(cleaning.before(to_onnx(trees)), MEANS, json.dumps(known))
+    onnx = with_metadata(cleaning.before(onnx), MEANS, json.dumps(known))
     return calibrate(spec.calibrate, onnx, rows, split)
 
 
 def summarise(rows: Rows, split: Split, part: NDArray[np.int64]) -> PartSummary:
     times = rows.time[part]
     return int(times.min()), int(times.max()), len(part), int(split.labels[part].sum())
-
-
-def difference(
-    booster: lightgbm.Booster,
-    onnx: bytes,
-    x: NDArray[np.float32],
-    trees: int | None = None,
-    *,
-    cleaning: Cleaning,
-) -> float:
-    """The largest distance between the scores of the ONNX model, which cleans by itself, and of LightGBM (of its first
-    `trees` trees) on cleaned rows."""
-    expected = np.asarray(booster.predict(cleaning.apply(x), num_iteration=trees), dtype=np.float64)
-    return float(np.max(np.abs(score(onnx, x) - expected), initial=0.0))
 
 
 def _fit(
@@ -208,9 +189,7 @@ def _fit(
     cleaning: Cleaning,
     watch: Watch,
     tell: Tell = untold,
-) -> lightgbm.Booster:
-    import lightgbm  # 0.4 s and 60 MB that the other jobs of this process kind do not need
-
+) -> object:
     data = TrainingData(
         x=_read_only(cleaning.apply(take(rows.x, split.train))),
         y=_read_only(take(split.labels, split.train)),
@@ -222,7 +201,7 @@ def _fit(
         tell=tell,
     )
     try:
-        model = fit(data)
+        model: object = fit(data)
     except SkyriverError:
         raise
     except (Exception, SystemExit) as error:  # whatever the user's code throws is the user's to read
@@ -230,21 +209,38 @@ def _fit(
             f"{spec.function} failed: {traceback.format_exception_only(error)[-1].strip()}",
             code="USER_ERROR",
             where=_place(error, fit),
-            next_action="Correct the function and deploy it; the log of the job has the traceback.",
+            next_action=" ".join(_advice(data)),
         ) from error
-    if not isinstance(model, lightgbm.Booster):
-        raise JobFailed(
-            f"{spec.function} returned {type(model).__name__}, not a lightgbm.Booster.",
-            code="USER_ERROR",
-            next_action="Return what lightgbm.train(...) gives; of a scikit-learn estimator its `booster_`.",
-        )
-    if model.num_feature() != len(rows.names):
-        raise JobFailed(
-            f"{spec.function} returned a model of {model.num_feature()} features, the data has {len(rows.names)}.",
-            code="USER_ERROR",
-            next_action="Train on data.x with all its columns, in their order.",
-        )
     return model
+
+
+def _recognised(model: object, spec: TrainSpec, features: int) -> Fitted:
+    try:
+        return recognise(model, features)
+    except SkyriverError as error:
+        error.where = error.where or spec.function
+        raise
+
+
+def _exported(fitted: Fitted, spec: TrainSpec, *, compress: bool) -> bytes:
+    try:
+        if compress and fitted.text() is None:
+            raise InvalidInput(
+                f"compress= cuts the trees of LightGBM, and {spec.function} returned a model of {fitted.framework}.",
+                code="NOT_COMPRESSIBLE",
+                next_action="Leave out compress=, or train with LightGBM.",
+            )
+        return fitted.to_onnx()
+    except SkyriverError as error:
+        error.where = error.where or spec.function
+        raise
+
+
+def _advice(data: TrainingData) -> Iterator[str]:
+    columns = unusual(data.x, data.names)
+    if columns:
+        yield f"If it takes no such values: {columns}. {CLEAN}"
+    yield "Correct the function and deploy it; the log of the job has the traceback."
 
 
 def _read_only(column: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -1,4 +1,4 @@
-"""LightGBM's boosted trees as an ONNX graph that routes every row exactly as LightGBM does.
+"""Boosted trees as an ONNX graph that routes every row exactly as LightGBM does, and the reader of LightGBM's text.
 
 Theory of operation. LightGBM compares float64 thresholds with the row, we serve float32 rows. For a float32 x and a
 float64 t, `x <= t` holds exactly when `x <= f`, where f is the largest float32 not above t; so each threshold is
@@ -50,19 +50,22 @@ class Tree:
     left: NDArray[np.int64]
     right: NDArray[np.int64]
     leaf: NDArray[np.float64]
-    cover: NDArray[np.int64] | None
-    """How many training rows came through each inner node, then to each leaf; None: the text does not say."""
+    cover: NDArray[np.int64] | NDArray[np.float64] | None
+    """How many training rows came through each inner node, then to each leaf, or what they weigh; None: not known."""
 
 
 @dataclass(frozen=True, slots=True)
 class Trees:
-    """A boosted model: score = output(slope * sum of the trees' leaves), or of their mean where `average`."""
+    """A boosted model: score = output(base + slope * sum of the trees' leaves), or of their mean where `average`."""
 
     features: int
     trees: tuple[Tree, ...]
     output: Literal["probability", "raw"]
     slope: float = 1.0
     average: bool = False
+    base: float = 0.0
+    zero_band: bool = True
+    """LightGBM's own: all that is nearer to zero than 1e-35 is zero. Else a threshold is what it says."""
 
     def first(self, count: int) -> Trees:
         return replace(self, trees=self.trees[:count])
@@ -206,12 +209,14 @@ def _ensemble(model: Trees, output: str, *, targets: NDArray[np.int64], count: i
     scale = model.slope / (len(model.trees) if model.average else 1)
     columns: dict[str, list[Any]] = {}
     for i, tree in enumerate(model.trees):
-        for name, values in _tree_columns(tree, i, int(targets[i]), scale).items():
+        for name, values in _tree_columns(tree, i, int(targets[i]), scale, zero_band=model.zero_band).items():
             columns.setdefault(name, []).append(values)
     if all(tree.cover is not None for tree in model.trees):
         # What the operator has a place for, and the runtime passes over: contributions of features are computed by it.
         columns["nodes_hitrates"] = [np.asarray(tree.cover, np.float32) for tree in model.trees]
     attributes: dict[str, Any] = {n: np.concatenate(parts).tolist() for n, parts in columns.items()}
+    if model.base:
+        attributes["base_values"] = [model.base] * count
     return helper.make_node(
         "TreeEnsembleRegressor",
         ["features"],
@@ -224,10 +229,11 @@ def _ensemble(model: Trees, output: str, *, targets: NDArray[np.int64], count: i
     )
 
 
-def _tree_columns(tree: Tree, number: int, target: int, scale: float) -> Mapping[str, NDArray[Any]]:
+def _tree_columns(tree: Tree, number: int, target: int, scale: float, *, zero_band: bool) -> Mapping[str, NDArray[Any]]:
     """The operator's attribute columns for one tree: inner nodes keep their numbers, leaf j becomes m + j."""
     m, leaves = len(tree.feature), len(tree.leaf)
     empty = np.zeros(leaves, dtype=np.int64)
+    points = split_points(tree.threshold) if zero_band else round_down(tree.threshold)
 
     def child(side: NDArray[np.int64]) -> NDArray[np.int64]:
         return np.concatenate([np.where(side >= 0, side, m + ~side), empty])
@@ -236,7 +242,7 @@ def _tree_columns(tree: Tree, number: int, target: int, scale: float) -> Mapping
         "nodes_treeids": np.full(m + leaves, number),
         "nodes_nodeids": np.arange(m + leaves),
         "nodes_featureids": np.concatenate([tree.feature, empty]),
-        "nodes_values": np.concatenate([split_points(tree.threshold), empty.astype(np.float32)]),
+        "nodes_values": np.concatenate([points, empty.astype(np.float32)]),
         "nodes_modes": np.array(["BRANCH_LEQ"] * m + ["LEAF"] * leaves),
         "nodes_truenodeids": child(tree.left),
         "nodes_falsenodeids": child(tree.right),

@@ -43,6 +43,7 @@ def _compress(rows: Rows, text: bytes, spec: ModelSpec = SPEC, gate: str = "") -
         spec,
         rows,
         delay_us=None,
+        onnx=onnx,
         model_text=text,
         metrics=metrics | {"onnx_max_difference": 0.0},
         gate=lambda _: gate,

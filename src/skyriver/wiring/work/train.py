@@ -66,12 +66,13 @@ def work(job: Job) -> dict[str, Any]:
             print(line, file=sys.stderr, flush=True)
     curve = job.kept_curve()
     artifact = job.objects.put(trained.onnx)
+    artifacts = {"model.onnx": artifact}
+    if trained.model_text is not None:
+        artifacts["model.txt"] = job.objects.put(trained.model_text)
+    if curve is not None:
+        artifacts[CURVE_FILE] = curve
     outputs = {
-        "artifacts": {
-            "model.onnx": artifact,
-            "model.txt": job.objects.put(trained.model_text),
-            **({CURVE_FILE: curve} if curve is not None else {}),
-        },
+        "artifacts": artifacts,
         **({"curve": curve} if curve is not None else {}),
         "manifest": _manifest(job, model, model.train, history, rows, trained, artifact)
         .model_copy(update={"same_features": same, "curve": curve})
