@@ -69,18 +69,23 @@ def _dots(
                 yield x0 + round((x1 - x0) * n / far), y0 + round((y1 - y0) * n / far)
 
 
+def plots(runs: Sequence[Mapping[str, Any]], most: int = MOST_PLOTS) -> Iterator[str]:
+    """Lines of the plots of their first metrics, in rich's markup."""
+    for name in list(dict.fromkeys(name for run in runs for name in run["curves"]))[:most]:
+        lines = [(run["name"], run["curves"][name]) for run in runs if name in run["curves"]]
+        legend = "   ".join(
+            f"[{COLOURS[place % len(COLOURS)]}]━━[/] {escape(run)}" for place, (run, _) in enumerate(lines)
+        )
+        yield f"\n[bold]{escape(name)}[/]" + (f"   {legend}" if len(runs) > 1 else "")
+        yield from plot(lines)
+
+
 def curves(screen: Screen, runs: Sequence[Mapping[str, Any]]) -> None:
     """Of one run, or of several over each other."""
     names = list(dict.fromkeys(name for run in runs for name in run["curves"]))
     if screen.out.is_terminal:
-        for name in names[:MOST_PLOTS]:
-            lines = [(run["name"], run["curves"][name]) for run in runs if name in run["curves"]]
-            legend = "   ".join(
-                f"[{COLOURS[place % len(COLOURS)]}]━━[/] {escape(run)}" for place, (run, _) in enumerate(lines)
-            )
-            screen.out.print(f"\n[bold]{escape(name)}[/]" + (f"   {legend}" if len(runs) > 1 else ""))
-            for line in plot(lines):
-                screen.out.print(line)
+        for line in plots(runs):
+            screen.out.print(line)
         if len(names) > MOST_PLOTS:
             screen.say(f"{len(names) - MOST_PLOTS} more are not plotted; --save draws all.")
     rows = [row for name in names for run in runs if name in run["curves"] for row in [_numbers(run, name, runs)]]

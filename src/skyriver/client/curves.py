@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.live import Live
 from rich.markup import escape
+from rich.text import Text
 
 from skyriver.client import curve_page, show
 from skyriver.client.jobs import Name, job_noun
+from skyriver.client.patience import AWAY_SECONDS, Patience
 from skyriver.client.screen import Screen, coloured
 from skyriver.client.shell import Json, connect
 from skyriver.core.errors import InvalidInput
+from skyriver.core.jobs import ENDED
 
 if TYPE_CHECKING:
+    from skyriver.client.api import Client
     from skyriver.core.contract_curves import Tracked
 
 MOST_RUNS = 6
+LOOK_SECONDS = 1.0
 _TELLING = frozenset({"train", "call"})
 """Kinds of jobs that run functions which may."""
 Save = Annotated[
@@ -43,16 +51,39 @@ def job_get(name: Name, as_json: Json = False) -> None:
 
 
 @job_noun.command("curves")
-def job_curves(name: Name, save: Save = None, as_json: Json = False) -> None:
+def job_curves(
+    name: Name,
+    following: Annotated[bool, typer.Option("--follow", "-f", help="Draw them anew until it has ended.")] = False,
+    save: Save = None,
+    as_json: Json = False,
+) -> None:
     """What a run told step by step: by its name, that of one of its jobs, or MODEL:VERSION."""
+    _check(save)
     screen = Screen(as_json=as_json)
     with connect() as client:
-        run = client.curves(name)
+        run = _followed(client, screen, name) if following else client.curves(name)
     if save is not None:
         _save(save, run["name"], [run], _about(run))
     screen.data(run, lambda: _page(screen, run))
     if save is not None:
         screen.say(f"Drawn into {save}.")
+
+
+def _followed(client: Client, screen: Screen, name: str) -> Tracked:
+    """The run once it has ended. Until then it is drawn in a terminal: of as many metrics as fit."""
+    patience = Patience(screen.say, AWAY_SECONDS)
+    moves = screen.out.is_terminal and not screen.as_json
+    fit = max(1, (screen.out.size.height - 3) // (curve_page.ROWS + 4))
+    with Live(console=screen.out, auto_refresh=False, transient=True) if moves else nullcontext() as live:
+        while True:
+            run = patience.call(lambda: client.curves(name))
+            if run["state"] in ENDED:
+                return run
+            if live is not None:
+                head = f"[bold]{escape(run['name'])}[/] is {coloured(run['state'])}: {curve_page.how_far(run)}"
+                lines = [head, *curve_page.plots([run], fit)]
+                live.update(Text.from_markup("\n".join(lines), overflow="ignore"), refresh=True)
+            time.sleep(LOOK_SECONDS)
 
 
 @job_noun.command("compare")
@@ -68,6 +99,7 @@ def job_compare(
             code="BAD_COMPARISON",
             next_action=f"Name 2 to {MOST_RUNS} of them, as in `skyriver job compare churn:1 churn:2`.",
         )
+    _check(save)
     screen = Screen(as_json=as_json)
     with connect() as client:
         runs = [client.curves(name) for name in names]
@@ -158,15 +190,16 @@ def _page(screen: Screen, run: Mapping[str, Any]) -> None:
 def _save(file: Path, title: str, runs: Sequence[Mapping[str, Any]], tables: Sequence[Table]) -> None:
     from skyriver.client import curve_svg
 
-    match file.suffix.lower():
-        case ".html":
-            file.write_text(curve_svg.page(title, runs, tables), encoding="utf-8")
-        case ".svg":
-            file.write_text(curve_svg.sheet(title, runs), encoding="utf-8")
-        case _:
-            raise InvalidInput(
-                f"{file.name} is neither FILE.html nor FILE.svg.",
-                code="BAD_FILE",
-                where=str(file),
-                next_action="Name one of these two.",
-            )
+    drawn = curve_svg.page(title, runs, tables) if file.suffix == ".html" else curve_svg.sheet(title, runs)
+    file.write_text(drawn, encoding="utf-8")
+
+
+def _check(file: Path | None) -> None:
+    """Before anything is waited for. Raises InvalidInput (BAD_FILE)."""
+    if file is not None and file.suffix not in (".html", ".svg"):
+        raise InvalidInput(
+            f"{file.name} is neither FILE.html nor FILE.svg.",
+            code="BAD_FILE",
+            where=str(file),
+            next_action="Name one of these two.",
+        )

@@ -176,6 +176,39 @@ def test_one_or_too_many_are_not_compared(names: list[str]) -> None:
 def test_a_file_of_another_kind_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(curves, "connect", lambda: Cloud(told()))
     with pytest.raises(InvalidInput) as refused:
-        curves.job_curves("shop-run-1", tmp_path / "curve.png")
+        curves.job_curves("shop-run-1", save=tmp_path / "curve.png")
     assert refused.value.code == "BAD_FILE"
     assert not list(tmp_path.iterdir())
+
+
+class Goes:
+    """A run that goes on for two looks."""
+
+    def __init__(self) -> None:
+        self._looks = iter([told(steps=5, state="RUNNING"), told(steps=20, state="RUNNING"), told()])
+
+    def __enter__(self) -> Goes:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        pass
+
+    def curves(self, name: str) -> Any:
+        return next(self._looks)
+
+
+def test_curves_are_followed_until_the_run_has_ended(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(curves, "LOOK_SECONDS", 0.0)
+    monkeypatch.setattr(curves, "connect", Goes)
+    curves.job_curves("shop-run-1", following=True, as_json=True)
+    assert json.loads(capsys.readouterr().out)["step"] == 40
+    seen = io.StringIO()
+    screen = Screen(as_json=False)
+    screen.out = Console(force_terminal=True, width=100, height=20, highlight=False, file=seen)
+    assert curves._followed(Goes(), screen, "shop-run-1")["state"] == "SUCCEEDED"  # type: ignore[arg-type]
+    assert "step 5 of 40" in seen.getvalue()
+    assert "step 20 of 40" in seen.getvalue()
+    assert "⠀" < max(seen.getvalue()) <= "⣿"
+    assert "auc" not in seen.getvalue()  # in 20 lines one plot fits
