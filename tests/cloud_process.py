@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import csv
 import http.client
@@ -12,7 +13,6 @@ import re
 import shutil
 import signal
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -24,13 +24,13 @@ from typing import Any
 import polars as pl
 import typer
 from free_ports import free_port
+from warm_command import COMMAND, STARTED, WarmCommand
 
 from skyriver.client import cli
 from skyriver.core.errors import SkyriverError
 from skyriver.wiring.ending import down
 from skyriver.wiring.home import Home
 
-COMMAND = Path(sys.executable).parent / "skyriver"
 DEADLINE = 60.0
 HISTORY = 4_000
 CUSTOMERS = 200
@@ -39,8 +39,6 @@ START = 1_735_689_600
 DAYS = 40
 
 SHOP = """\
-import lightgbm
-
 import skyriver as sr
 
 app = sr.App("shop")
@@ -65,7 +63,9 @@ habits = app.features("habits", orders, {
 
 
 @app.train(habits, label=returned, test="7d")
-def fit(data: sr.TrainingData) -> lightgbm.Booster:
+def fit(data: sr.TrainingData) -> object:
+    import lightgbm
+
     settings = {"objective": "binary", "num_leaves": 7, "min_data_in_leaf": 20, "num_threads": 1, "verbose": -1}
     return lightgbm.train(settings | {"seed": data.seed}, lightgbm.Dataset(data.x, data.y), data.params.get("trees", 5))
 
@@ -196,32 +196,50 @@ class Ended:
         return found
 
 
-def run_command(*arguments: object, cwd: Path | None = None, given: str | None = None) -> Ended:
-    """`skyriver ARGUMENTS` without a terminal, and without settings of whoever runs the tests. Where there is a proxy,
-    it is of no use on the way to this machine itself: none answers at this one."""
+def _environment() -> dict[str, str]:
+    """Without settings of whoever runs the tests. Where there is a proxy, it is of no use on the way to this machine
+    itself: none answers at this one."""
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("SKYRIVER_", "COLUMNS"))}
-    environment |= dict.fromkeys(("http_proxy", "HTTP_PROXY", "all_proxy"), "http://127.0.0.1:9")
-    done = subprocess.run(
-        [str(COMMAND), *(str(a) for a in arguments)],
-        cwd=cwd,
-        env=environment,
-        input=given,
-        stdin=subprocess.DEVNULL if given is None else None,
-        capture_output=True,
-        text=True,
-        timeout=2 * DEADLINE,
-        check=False,
-    )
+    return environment | dict.fromkeys(("http_proxy", "HTTP_PROXY", "all_proxy"), "http://127.0.0.1:9")
+
+
+def run_command(*arguments: object, cwd: Path | None = None, given: str | None = None) -> Ended:
+    """`skyriver ARGUMENTS` without a terminal."""
+    environment = _environment()
+    argv = [str(COMMAND), *(str(a) for a in arguments)]
+    if STARTED.isdisjoint(argv[1:4]):
+        done = warm().run(argv, cwd=cwd, env=environment, given=given, timeout=2 * DEADLINE)
+    else:
+        done = subprocess.run(
+            argv,
+            cwd=cwd,
+            env=environment,
+            input=given,
+            stdin=subprocess.DEVNULL if given is None else None,
+            capture_output=True,
+            text=True,
+            timeout=2 * DEADLINE,
+            check=False,
+        )
     return Ended(done.returncode, done.stdout, done.stderr)
 
 
-def wait_for(condition: Callable[[], Any], what: str, seconds: float = DEADLINE) -> Any:
-    """What `condition` gives, once it is true."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
+@cache
+def warm() -> WarmCommand:
+    """What this process forks commands from."""
+    warm = WarmCommand(_environment())
+    atexit.register(warm.close)
+    return warm
+
+
+def wait_for(condition: Callable[[], Any], what: str, seconds: float = DEADLINE, *, every: float = 0.05) -> Any:
+    """What `condition` gives, once it is true. It is looked at each `every` seconds at first, and less often the longer
+    it takes: looks are work too, on the processors of what is waited for."""
+    began = time.monotonic()
+    while (waited := time.monotonic() - began) < seconds:
         if found := condition():
             return found
-        time.sleep(0.05)
+        time.sleep(max(every, min(0.3, waited / 20)))
     raise AssertionError(f"{what}: not within {seconds:g} s")
 
 

@@ -88,7 +88,13 @@ BAD_APPS: Mapping[str, tuple[str, str, str, str, list[str]]] = {
         "habits = app.features",
         ["mean_7d", "'returned'", "it leaks", "app.labels"],
     ),
-    "missing module": ("import lightgbm\n", "import astrology\n", "MISSING_MODULE", "import astrology", ["astrology"]),
+    "missing module": (
+        "\n\napp = ",
+        "\nimport astrology\n\napp = ",
+        "MISSING_MODULE",
+        "import astrology",
+        ["astrology"],
+    ),
     "failing": ("app = sr.App", "app = 1 / 0, sr.App", "APP_FILE_FAILED", "1 / 0", ["ZeroDivisionError"]),
     "unknown field": ('r", over="14d"', 'rs", over="14d"', "UNKNOWN_FIELD", "habits = app.features", ["'customers'"]),
     "model of another stream": (

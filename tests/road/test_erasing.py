@@ -16,8 +16,6 @@ import pytest
 from cloud_process import COMMAND, DEADLINE, START, Cloud, iso, kill, wait_for, write_csv, write_lines
 
 APP = """\
-import lightgbm
-
 import skyriver as sr
 
 app = sr.App("cards")
@@ -51,7 +49,9 @@ habits = app.features("habits", cardpay, {
 
 
 @app.train(habits, label=frauds)
-def fit(data: sr.TrainingData) -> lightgbm.Booster:
+def fit(data: sr.TrainingData) -> object:
+    import lightgbm
+
     return lightgbm.train({"objective": "binary", "verbose": -1}, lightgbm.Dataset(data.x, data.y), 5)
 
 

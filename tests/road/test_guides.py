@@ -24,6 +24,7 @@ from typing import Any
 
 import pytest
 from broker_servers import program
+from cloud_process import warm
 from free_ports import free_port
 from wheels import from_folder, write_wheel
 
@@ -169,9 +170,9 @@ class Shell:
 
 
 def walk(document: Path, folder: Path, environment: dict[str, str]) -> None:
-    """Does what the document says, in a shell that starts in `folder`."""
+    """Does what the document says, in a shell that starts in `folder`. It finds the command that is loaded already."""
     steps = steps_of(document.read_text())
-    shell = Shell(folder, environment)
+    shell = Shell(folder, environment | {"PATH": f"{warm().folder}:{environment['PATH']}"})
     try:
         for step, following in zip(steps, [*steps[1:], None], strict=True):
             if isinstance(step, SavedFile):

@@ -10,8 +10,6 @@ import pytest
 from cloud_process import START, Cloud, iso, write_csv
 
 PAY = """\
-import lightgbm
-
 import skyriver as sr
 
 app = sr.App("pay")
@@ -32,7 +30,9 @@ seen = app.features("seen", payments, {"amount": payments.amount, "of_web": paym
 
 
 @app.train(seen, label=bad, test="30d")
-def fit(data: sr.TrainingData) -> lightgbm.Booster:
+def fit(data: sr.TrainingData) -> object:
+    import lightgbm
+
     settings = {"objective": "binary", "verbose": -1, "min_data_in_leaf": 20, "seed": 1}
     return lightgbm.train(settings, lightgbm.Dataset(data.x, data.y), 20)
 

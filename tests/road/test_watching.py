@@ -71,7 +71,10 @@ def test_what_drifts_is_seen_trained_for_and_told(watched: Cloud) -> None:
         return looked
 
     wait_for(
-        sending(1.0, lambda w: (w["status"].get("seen") or {}).get("drift", {}).get("verdict") == "none"), "a look", 150
+        sending(1.0, lambda w: (w["status"].get("seen") or {}).get("drift", {}).get("verdict") == "none"),
+        "a look",
+        150,
+        every=1.0,
     )
     seen = get()
     assert (seen["state"], seen["reason"]) == ("WATCHING", "")
@@ -81,7 +84,7 @@ def test_what_drifts_is_seen_trained_for_and_told(watched: Cloud) -> None:
     judged = get()["status"]["quality"]
     assert (judged["version"], judged["worse"], judged["looks"]) == (1, None, 0), "16 s have few orders with labels"
     assert "rows with known labels" in judged["message"]
-    wait_for(sending(8.0, lambda w: w["status"].get("trainings")), "the drift", 150)
+    wait_for(sending(8.0, lambda w: w["status"].get("trainings")), "the drift", 150, every=1.0)
     wait_for(lambda: (get()["status"]["trainings"][-1].get("outcome") or "") != "", "the training", 150)
     training = get()["status"]["trainings"][-1]
     assert training["cause"] == "drift"
