@@ -27,6 +27,7 @@ from skyriver.core.errors import Internal, SkyriverError
 from skyriver.core.spec import FeatureSetSpec, StreamSpec
 from skyriver.decide.partition.building import Resting, build
 from skyriver.decide.partition.kernel_windows import WindowsFiles
+from skyriver.features.kernel import leave_out_linear_algebra
 from skyriver.serve.metrics import resident_bytes
 from skyriver.wiring.home import Home
 from skyriver.wiring.logs import log_reader
@@ -116,4 +117,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
+    leave_out_linear_algebra()
     sys.exit(main())

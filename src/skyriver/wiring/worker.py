@@ -68,6 +68,7 @@ from skyriver.decide.worker.pacing import pacer_of
 from skyriver.decide.worker.routes import HISTORY_LIMIT, Routes
 from skyriver.decide.worker.station import Station
 from skyriver.decide.worker.work import ChangeWork
+from skyriver.features.kernel import leave_out_linear_algebra
 from skyriver.features.plan import plan_features
 from skyriver.serve.http import HttpLimits, HttpServer
 from skyriver.serve.listening import unix_listener
@@ -588,4 +589,5 @@ def work(context: ProcessContext) -> SkyriverError | None:
 
 
 if __name__ == "__main__":
+    leave_out_linear_algebra()
     run_to_end("worker", work)
