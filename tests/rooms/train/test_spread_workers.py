@@ -387,6 +387,43 @@ def test_what_pays_is_measured_with_its_own_steps(tmp_path: Path, shards: int) -
         assert (choice.threads, choice.micro_batch) == (1, 16), "both would change bits"
 
 
+def works_by_rows(ctx: Context) -> Any:
+    """Two milliseconds a row, of nobody's processor: two workers take half as long. With the file "one" no second
+    worker comes to its first step."""
+    folder = Path(ctx.params["folder"])
+    if (folder / "one").exists():
+        if (folder / "first").exists():
+            os._exit(3)
+        (folder / "first").touch()
+    model = nn.Linear(1, 1)
+    ctx.state(model, torch.optim.SGD(model.parameters(), 0.1))
+    for (x,) in ctx.steps((torch.zeros(640, 1),), 64, 10_000):
+        time.sleep(0.002 * len(x))
+        if (folder / "chosen").exists():
+            ctx.end()
+        ctx.backward(model(x).mean())
+        ctx.step()
+    return model
+
+
+@pytest.mark.parametrize("can", [2, 1])
+def test_a_second_worker_that_pays_is_kept_if_it_can_be_had(tmp_path: Path, can: int) -> None:
+    choices: list[Choice] = []
+
+    def chosen(choice: Choice) -> None:
+        choices.append(choice)
+        (tmp_path / "chosen").touch()
+
+    if can == 1:
+        (tmp_path / "one").touch()
+    watched = Watched(2, works_by_rows, folder=tmp_path, shards=8, cores=2, on_choice=chosen)
+    watched.run()
+    assert watched.sizes == [1, 2][:can]
+    assert [choice.workers for choice in choices] == [can]
+    told = "2 workers take" if can == 2 else "(2 workers cannot be had: one ended with 3 before its first step)"
+    assert told in choices[0].why
+
+
 def fits_sixteen_rows(ctx: Context) -> Any:
     model = nn.Linear(1, 1)
     ctx.state(model, torch.optim.SGD(model.parameters(), 0.1))

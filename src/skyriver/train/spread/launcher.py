@@ -127,6 +127,7 @@ class Launcher:
         self._tuning = Tuning(Limits(workers, cores, shards, threads)) if cores else None
         self._setting = self._tuning.setting if self._tuning is not None else Setting(workers, threads or 1)
         self._size, self._on_choice = self._setting.workers, on_choice
+        self._told_how: dict[str, int] = {}
         self._started_s = self._cut_at = 0.0
         """That a worker took to be ready; and when micro-batches became smaller for want of memory."""
         self._store = _store()
@@ -301,15 +302,19 @@ class Launcher:
 
     def _tune(self) -> None:
         """As it is to be tried next, or was chosen."""
-        tuning, before = self._tuning, self._setting
+        tuning = self._tuning
         assert tuning is not None
         if tuning.choice is not None:
             self._on_choice(tuning.choice)
         self._setting, self._size = tuning.setting, tuning.setting.workers
         if any(w.done for w in self._workers.values()):
             return
-        if self._members and len(self._members) == self._size and self._setting != before:
+        if self._members and len(self._members) == self._size and self._told_how != self._how_they_work:
             self._form(self._members, f"{self._setting.threads} threads, {self._setting.cuts} micro-batches")
+
+    @property
+    def _how_they_work(self) -> dict[str, int]:
+        return {"threads": self._setting.threads, "cuts": self._setting.cuts}
 
     def _on_checkpoint(self, worker: _Worker, written: Written) -> None:
         assert self._checkpoints is not None
@@ -373,7 +378,7 @@ class Launcher:
             self._checkpoints.clear(worker.number)
         self._count(worker)
         if not worker.ready and not worker.leaving:
-            if self._tuning is not None and not self._tuning.choice and self._members:
+            if self._tuning is not None and not self._tuning.choice and self._setting.workers > 1 and self._members:
                 self._tuning.failed(self._how(worker))
                 self._tune()
                 return
@@ -439,7 +444,8 @@ class Launcher:
             return
         self._generation += 1
         of: dict[str, Any] = {"checkpoint": str(checkpoint)} if checkpoint is not None else {}
-        of |= {"threads": self._setting.threads, "cuts": self._setting.cuts}
+        of |= self._how_they_work
+        self._told_how = self._how_they_work
         if self._tuning is not None and not self._tuning.choice and len(members) == self._setting.workers:
             of["measure"] = "pair" if self._tuning.asks_for_pair else "steps"
         said = ("generation", {"generation": self._generation, "members": members, "lost": lost, **of})
