@@ -24,6 +24,13 @@ if TYPE_CHECKING:
     from skyriver.core.spec import CleanSpec as Clean
     from skyriver.core.spec import CompressSpec as Compress
     from skyriver.core.spec import ServiceSpec as Service
+    from skyriver.core.spec_augment import CropSpec as Crop
+    from skyriver.core.spec_augment import DropTokensSpec as DropTokens
+    from skyriver.core.spec_augment import FlipSpec as Flip
+    from skyriver.core.spec_augment import JitterSpec as Jitter
+    from skyriver.core.spec_augment import MinoritySpec as Minority
+    from skyriver.core.spec_augment import MixupSpec as Mixup
+    from skyriver.core.spec_augment import NoiseSpec as Noise
     from skyriver.core.terms import Cron, precision_at
     from skyriver.core.work import Job
     from skyriver.train.data import TrainingData
@@ -41,16 +48,23 @@ __all__ = [
     "Costs",
     "Count",
     "Cron",
+    "Crop",
+    "DropTokens",
     "Event",
+    "Flip",
     "Float",
     "FromStream",
     "Gate",
     "Guards",
     "Int",
+    "Jitter",
     "Job",
+    "Minority",
+    "Mixup",
     "Mqtt",
     "Nats",
     "NatsLog",
+    "Noise",
     "Retrain",
     "Rule",
     "Search",
@@ -124,6 +138,13 @@ _HOMES = {
     "since": ("core.expr", "since"),
     "std": ("core.expr", "std"),
     "sum": ("core.expr", "total"),
+    "Crop": ("core.spec_augment", "CropSpec"),
+    "Flip": ("core.spec_augment", "FlipSpec"),
+    "Jitter": ("core.spec_augment", "JitterSpec"),
+    "Mixup": ("core.spec_augment", "MixupSpec"),
+    "DropTokens": ("core.spec_augment", "DropTokensSpec"),
+    "Noise": ("core.spec_augment", "NoiseSpec"),
+    "Minority": ("core.spec_augment", "MinoritySpec"),
 }
 
 

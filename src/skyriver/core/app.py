@@ -33,7 +33,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, TypeVar
 
-from skyriver.core import gates, references, terms
+from skyriver.core import gates, preparing, references, terms
 from skyriver.core import spec as specs
 from skyriver.core.budgets import Budget, Count, Strictest
 from skyriver.core.costs import Costs
@@ -217,24 +217,38 @@ class App:
         *,
         label: Label | Expression,
         test: str | float | None = None,
+        time: Expression | None = None,
+        group: Expression | None = None,
         clean: specs.CleanSpec | None = None,
         search: Search | None = None,
         prequential: int = 0,
+        augment: Sequence[specs.AugmentSpec] = (),
+        minority: specs.MinoritySpec | None = None,
+        weights: Literal["balanced"] | Expression | None = None,
     ) -> Callable[[Function], Function]:
         """Declares the decorated function as the training of a model.
 
         It gets the training part as `TrainingData` and returns a fitted model. `test` is what is held out:
-        for a stream the last stretch of time ("7d"), for a table a share (0.3). `clean` is fitted on the training part
-        and travels with the model; the function gets cleaned rows. `search`: the best `data.params` are looked for,
-        see `sr.Search`. `prequential`: of a stream so many stretches as long as the test are each judged by what was
-        learnt before them, the test being the last.
+        for a stream the last stretch of time ("7d"), for a table a share (0.3), or the last stretch of a column `time`;
+        rows that share a value of the column `group` are on one side. `clean` is fitted on the training part and
+        travels with the model; the function gets cleaned rows. `search`: the best `data.params` are looked for, see
+        `sr.Search`. `prequential`: of a stream so many stretches as long as the test are each judged by what was learnt
+        before them, the test being the last.
+
+        `minority` makes rows of the rarer class, `weights` ("balanced", or a column) are `data.weights`; `augment` says
+        how the rows of a step are changed, by `ctx.steps` or `data.augmented(epoch)`. None of them touches the rows by
+        which the model is judged.
         """
         source = features.spec.source
         of = self._streams[source] if source in self._streams else self._tables[source]
         name = terms.label_of(label, of)
         terms.check_leak(features.spec, name)
-        held = {**terms.held_out(test, of), "search": search_of(search)}
-        held["prequential"] = terms.check_stretches(prequential, of)
+        held = {
+            **preparing.held_out(test, of, time, group),
+            **preparing.prepared(augment, minority, weights, of),
+            "search": search_of(search),
+            "prequential": terms.check_stretches(prequential, of),
+        }
 
         def declare(function: Function) -> Function:
             qualified = function.__qualname__

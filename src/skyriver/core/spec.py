@@ -13,6 +13,7 @@ from pydantic import Field, model_validator
 
 from skyriver.core.errors import InvalidInput
 from skyriver.core.names import BY_ENTITY
+from skyriver.core.spec_augment import AUGMENTS, AugmentSpec, MinoritySpec, Weights
 from skyriver.core.spec_base import (
     FieldName,
     InnerPath,
@@ -96,6 +97,7 @@ from skyriver.core.spending import parse_budget
 
 __all__ = [
     "AN_OBJECTIVE",
+    "AUGMENTS",
     "BY_ENTITY",
     "COUNTED",
     "GRID_LIMIT",
@@ -114,6 +116,7 @@ __all__ = [
     "SLICED",
     "VALUES",
     "AppSpec",
+    "AugmentSpec",
     "BlueGreenSpec",
     "BudgetSpec",
     "Calibrate",
@@ -142,6 +145,7 @@ __all__ = [
     "JobSpec",
     "LabelSpec",
     "MetricSpec",
+    "MinoritySpec",
     "ModelSpec",
     "MqttSpec",
     "Name",
@@ -163,6 +167,7 @@ __all__ = [
     "StreamSpec",
     "TableSpec",
     "TrainSpec",
+    "Weights",
     "check_budgets",
     "check_decides",
     "check_folded",

@@ -25,6 +25,7 @@ from skyriver.core.ranges import (
     unfit,
 )
 from skyriver.core.resources import UNDECLARED_MB
+from skyriver.core.spec_augment import AugmentSpec, MinoritySpec, Weights
 from skyriver.core.spec_base import FieldName, InnerPath, Name, Spec
 from skyriver.core.spec_gate import GateSpec, SliceSpec
 from skyriver.core.spec_search import SearchSpec
@@ -105,11 +106,26 @@ class TrainSpec(Spec):
     """Streams: the last stretch of time that is held out; the gap before it is the label's delay."""
     test_share: float = 0.3
     """Tables: the share of rows held out, chosen by a hash of the id."""
+    time: str = Field(default="", exclude_if=lambda value: not value)
+    """Tables: a column of times, of whose last stretch `test_us` is held out in place of a share."""
+    group: str = Field(default="", exclude_if=lambda value: not value)
+    """Tables: a column; rows that share its value are never in both parts."""
     clean: CleanSpec | None = None
     search: SearchSpec | None = Field(default=None, exclude_if=lambda value: value is None)
     prequential: int = Field(default=0, ge=0, le=MOST_STRETCHES, exclude_if=lambda value: not value)
     """Streams: so many stretches as long as the test, which is the last of them, are each judged by what was learnt
     before them; 0 is none."""
+    augment: tuple[AugmentSpec, ...] = Field(default=(), exclude_if=lambda value: not value)
+    """What becomes of the rows of a step, in this order."""
+    minority: MinoritySpec | None = Field(default=None, exclude_if=lambda value: value is None)
+    weights: Weights | None = Field(default=None, exclude_if=lambda value: value is None)
+    weight: str = Field(default="", exclude_if=lambda value: not value)
+    """A column of row weights."""
+
+    @property
+    def prepared(self) -> dict[str, Any]:
+        """How training rows are weighed and changed, as JSON: part of what a version is of."""
+        return self.model_dump(mode="json", include={"augment", "minority", "weights", "weight"})
 
 
 class MetricSpec(Spec):

@@ -366,17 +366,6 @@ def check_leak(features: specs.FeatureSetSpec, label: str) -> None:
             )
 
 
-def held_out(test: object, of: specs.StreamSpec | specs.TableSpec) -> dict[str, Any]:
-    """What is held out of the training, as TrainSpec has it."""
-    if isinstance(of, specs.StreamSpec):
-        if not isinstance(test, str | None):
-            refuse(f"test={test!r} is not a stretch of time.", "BAD_SPLIT", 'A stream is split by time: test="7d".')
-        return {"test_us": parse_duration(test or "7d", "a stretch of time")}
-    if not isinstance(test, float | None) or (test is not None and not 0 < test < 1):
-        refuse(f"test={test!r} is not a share between 0 and 1.", "BAD_SPLIT", "For a table write test=0.3.")
-    return {"test_share": test or 0.3}
-
-
 def check_stretches(count: object, of: specs.StreamSpec | specs.TableSpec) -> int:
     """Of a prequential validation."""
     if isinstance(count, bool) or not isinstance(count, int) or (count and not 2 <= count <= specs.MOST_STRETCHES):

@@ -145,6 +145,8 @@ class VersionManifest(Spec):
     """What its declaration tells: `description`, `contact`, `licence`."""
     profile: Digest | None = Field(default=None, exclude_if=lambda value: value is None)
     """The object that holds its ModelProfile; None in versions of before there was one, and of ready files."""
+    prepared: Mapping[str, Any] = Field(default_factory=dict, exclude_if=lambda value: not value)
+    """How its training rows were weighed and changed, as declared: `augment`, `minority`, `weights`, `weight`."""
     curve: Digest | None = Field(default=None, exclude_if=lambda value: value is None)
     """The object that holds what its training told step by step, as JSON; None where it told nothing."""
 

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skyriver.core.curves import Tell, untold
+from skyriver.core.spec_augment import AugmentSpec
 from skyriver.train.search.watch import Predict, Watch
 
 
@@ -31,12 +32,23 @@ class TrainingData:
     tell: Tell = field(default=untold, repr=False, compare=False)
     watch: Watch = field(default_factory=Watch, repr=False, compare=False)
     """Of a search: who looks at the model while it is made."""
+    weights: NDArray[np.float32] | None = None
+    """(n,) float32, where `@app.train(..., weights=...)` says so."""
+    augment: tuple[AugmentSpec, ...] = ()
+    """As declared; `ctx.steps` does it by itself."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         """In another process nobody listens, and nobody looks."""
         alone = {"tell": untold, "watch": Watch()}
         given = (alone.get(one.name, getattr(self, one.name)) for one in fields(self))
         return type(self), tuple(given)
+
+    def augmented(self, epoch: int = 0) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """x and y as `@app.train(..., augment=...)` changes them: in each epoch otherwise."""
+        from skyriver.train.feed.augment import augmented
+
+        x, y = augmented((self.x, self.y), np.arange(len(self.x)), self.augment, self.seed, epoch)
+        return x, y
 
     def report(self, step: int, *, samples: int = 0, of: int = 0, **values: Any) -> None:
         """Tells how the training goes: numbers by name at a step, as in `data.report(step, loss=0.3, auc=0.91)`. They

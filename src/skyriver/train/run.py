@@ -24,6 +24,7 @@ from skyriver.train.cleaning import Cleaning, by_column, fit_cleaning
 from skyriver.train.data import TrainingData
 from skyriver.train.evaluate import calibration_of, evaluate, judge, score, take
 from skyriver.train.examine import Examined, examine
+from skyriver.train.feed.balance import prepared
 from skyriver.train.fitted import Fitted, recognise
 from skyriver.train.parity import CLEAN, Parity, unusual
 from skyriver.train.prequential import faded
@@ -199,7 +200,9 @@ def _fit(
         seed=seed,
         watch=watch,
         tell=tell,
+        weights=None if rows.weights is None else _read_only(take(rows.weights, split.train)),
     )
+    data = prepared(spec, data)
     try:
         model: object = fit(data)
     except SkyriverError:

@@ -6,7 +6,8 @@ A stream is split by effective time, the way the model will live. T is the newes
 
 Labels of the last d are not known yet. A model that starts work with the test could, the day before, only know labels
 of events up to d earlier: hence the gap. A row without a label counts as 0 once its delay has passed (DESIGN 6.6).
-A table has no time: a hash of the id decides, so that a row keeps its side when the table grows.
+A table has no time: a hash of the id decides, so that a row keeps its side when the table grows, or one of the `group`
+of the row. Where the table has a column of times the last stretch of it can be held out; labels are known at once.
 
 Compression chooses by a third, the validation part, which neither training nor test has seen: a model knows its
 training rows by heart and looks perfect on them with a handful of trees. Probabilities are fitted on the same rows.
@@ -39,7 +40,7 @@ class Rows:
 
     `x` (n, F) float32, missing is NaN; `y` (n,) float32, 0 or 1, NaN where no label is known; `time` (n,) int64
     effective time in microseconds, ascending (zeros for a table); `ids` (n,) int64; `keys` the int64 columns (n,) that
-    the model's metrics are `by`.
+    the model's metrics are `by`, and that the split of a table is.
     """
 
     names: tuple[str, ...]
@@ -48,6 +49,8 @@ class Rows:
     time: NDArray[np.int64]
     ids: NDArray[np.int64]
     keys: Mapping[str, NDArray[np.int64]]
+    weights: NDArray[np.float32] | None = None
+    """(n,), where a column of them is declared."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +86,10 @@ def split_rows(spec: TrainSpec, rows: Rows, delay_us: int | None, *, validate: b
     there and what is needed.
     """
     _check_label(spec, rows)
-    split = _by_hash(spec, rows, validate) if delay_us is None else _by_time(spec, rows, delay_us, validate)
+    if delay_us is not None:
+        split = _by_time(spec, rows, delay_us, validate)
+    else:
+        split = _by_column(spec, rows, validate) if spec.time else _by_hash(spec, rows, validate)
     for part, numbers in (("training", split.train), ("test", split.test)):
         positives = int(split.labels[numbers].sum())
         if positives in (0, len(numbers)):
@@ -156,7 +162,7 @@ def _too_short(spec: TrainSpec, rows: Rows, delay_us: int) -> NoReturn:
 
 def _by_hash(spec: TrainSpec, rows: Rows, validate: bool) -> Split:
     labelled = ~np.isnan(rows.y)
-    place = hash_share(rows.ids)
+    place = hash_share(rows.keys[spec.group] if spec.group else rows.ids)
     border = spec.test_share + (VALIDATION_SHARE * (1 - spec.test_share) if validate else 0.0)
     test = np.flatnonzero(labelled & (place < spec.test_share))
     train = np.flatnonzero(labelled & (place >= border))
@@ -170,6 +176,41 @@ def _by_hash(spec: TrainSpec, rows: Rows, validate: bool) -> Split:
         train=train,
         validation=np.flatnonzero(labelled & (place >= spec.test_share) & (place < border)),
         test=test,
+        labels=rows.y,
+        known=np.empty(0, dtype=np.int64),
+        start=0,
+        end=1,
+        delay_us=0,
+    )
+
+
+def _by_column(spec: TrainSpec, rows: Rows, validate: bool) -> Split:
+    """Of a table by its own times, which are in no order. A group that is in the test is not trained on."""
+    time = rows.keys[spec.time]
+    labelled = ~np.isnan(rows.y)
+    first, last = (int(time[labelled].min()), int(time[labelled].max())) if labelled.any() else (0, 0)
+    opens = last - spec.test_us
+    border = opens - round(VALIDATION_SHARE * (opens - first)) if validate else opens
+    test = labelled & (time > opens)
+    validation = labelled & (time > border) & ~test
+    train = labelled & (time <= border)
+    if spec.group:
+        groups = rows.keys[spec.group]
+        validation &= ~np.isin(groups, groups[test])
+        train &= ~np.isin(groups, groups[test | validation])
+    if not test.any() or not train.any() or (validate and not validation.any()):
+        days = (last - first) / _DAY
+        apart = f", of other {spec.group}s than those of the test" if spec.group else ""
+        raise InvalidInput(
+            f"There are {int(labelled.sum()):,} rows of {days:.1f} days with {spec.label}:"
+            f" none is left to train on before the last {format_duration(spec.test_us)}{apart}.",
+            code="NOT_ENOUGH_DATA",
+            next_action="Load more history, or hold out less: @app.train(..., test=...).",
+        )
+    return Split(
+        train=np.flatnonzero(train),
+        validation=np.flatnonzero(validation),
+        test=np.flatnonzero(test),
         labels=rows.y,
         known=np.empty(0, dtype=np.int64),
         start=0,

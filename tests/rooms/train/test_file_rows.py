@@ -50,6 +50,19 @@ def test_all_rows_come_once_with_what_belongs_to_them(tmp_path: Path) -> None:
     assert np.array_equal(w, 1 + x[:, 0] % 3)
 
 
+def test_batches_for_whoever_has_no_ctx(tmp_path: Path) -> None:
+    write(tmp_path, files=1)
+    found = sr.rows(tmp_path, x=["a"], y="label")
+    plain = list(found.batches(64, epochs=2, seed=7))
+    assert len(plain) == 32
+    for (x, y), (same_x, same_y) in zip(plain[:16], taken(found), strict=True):
+        assert np.array_equal(x, same_x)
+        assert np.array_equal(y, same_y)
+    noisy = list(found.batches(64, epochs=2, seed=7, augment=[sr.Noise(std=0.1)]))
+    off = [x - px for (x, _), (px, _) in zip(noisy, plain, strict=True)]
+    assert 0.09 < np.concatenate(off).std() < 0.11
+
+
 def test_x_alone_of_a_folder_and_of_a_list(tmp_path: Path) -> None:
     write(tmp_path)
     of_folder = sr.rows(tmp_path, x=["a"])

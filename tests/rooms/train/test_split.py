@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -120,3 +122,50 @@ def test_without_a_gap_validation_is_taken_from_the_training_part_if_needed() ->
     assert days[whole.train].max() == 23
     assert not len(whole.validation)
     assert not len(split_rows(TABLE, _rows([0] * 300), None, validate=False).validation)
+
+
+BY_TIME = TABLE.model_copy(update={"time": "at", "test_us": 7 * DAY})
+
+
+def _table(days: np.ndarray, shops: np.ndarray | None = None, y: np.ndarray | None = None) -> Rows:
+    keys = {"at": (days * DAY).astype(np.int64)} | ({} if shops is None else {"shop": shops})
+    return replace(_rows(np.zeros(len(days)), y), keys=keys)
+
+
+def test_a_table_is_split_by_its_own_times_whatever_the_order_of_its_rows() -> None:
+    days = np.random.default_rng(1).permutation(np.arange(60) / 2)
+    for validate in (False, True):
+        split = split_rows(BY_TIME, _table(days), None, validate=validate)
+        assert days[split.test].min() == 23
+        assert (np.diff(split.test) > 0).all()
+        assert sorted([*split.train, *split.validation, *split.test]) == list(range(60))
+        rest = split.validation if validate else split.train
+        assert days[rest].max() == 22.5
+        assert not validate or days[split.train].max() < days[rest].min()
+
+
+@given(st.integers(2, 30), st.booleans(), st.booleans(), st.integers(0, 99))
+def test_rows_of_one_group_are_never_on_both_sides(shops: int, by_time: bool, validate: bool, seed: int) -> None:
+    chance = np.random.default_rng(seed)
+    days, of = chance.uniform(0, 40, 300), chance.integers(0, shops, 300)
+    days += of  # the later shops are the ones of the test
+    spec = (BY_TIME if by_time else TABLE).model_copy(update={"group": "shop"})
+    try:
+        split = split_rows(spec, _table(days, of), None, validate=validate)
+    except InvalidInput as refused:
+        if refused.code not in ("NOT_ENOUGH_DATA", "ONE_CLASS"):
+            raise
+        return
+    parts = [set(of[part]) for part in (split.train, split.validation, split.test)]
+    assert parts[0].isdisjoint(parts[1] | parts[2])
+    assert parts[1].isdisjoint(parts[2])
+
+
+def test_a_table_whose_last_stretch_is_all_says_so() -> None:
+    with pytest.raises(
+        InvalidInput, match=r"10 rows of 4\.5 days with ill: none is left to train on before the last 7"
+    ):
+        split_rows(BY_TIME, _table(np.arange(10) / 2), None, validate=False)
+    everywhere = BY_TIME.model_copy(update={"group": "shop"})
+    with pytest.raises(InvalidInput, match="of other shops than those of the test"):
+        split_rows(everywhere, _table(np.arange(60) / 2, np.zeros(60, np.int64)), None, validate=False)

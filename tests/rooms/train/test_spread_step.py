@@ -561,3 +561,27 @@ def test_it_may_end_early_and_leave_out_what_is_too_few_for_a_step(line: Line) -
         ctx.step()
     assert counts == [8] * 2 * 7
     assert ctx.committed == 7
+
+
+def test_batches_are_changed_by_row_and_epoch_however_they_are_cut(line: Line) -> None:
+    x, y = torch.zeros(40, 3), torch.arange(40.0)
+
+    def seen(ctx: Context, batch: int, **more: Any) -> dict[tuple[int, int], Any]:
+        model = nn.Linear(3, 1)
+        ctx.state(model, sgd(model))
+        found = {}
+        for xb, yb in ctx.steps((x, y), batch, 2, **more):
+            found |= {(ctx.epoch, int(row)): values.tolist() for row, values in zip(yb, xb, strict=True)}
+            ctx.backward(model(xb).mean())
+            ctx.step()
+        return found
+
+    noise = [sr.Noise(std=0.5)]
+    by_seven = seen(line.ctx(seed=3), 7, augment=noise)
+    other = Line()
+    declared = other.ctx(seed=3, shards=8)
+    declared.augment = tuple(noise)
+    assert seen(declared, 16) == by_seven
+    assert len({str(values) for values in by_seven.values()}) == 80
+    last = Line()
+    assert not any(any(values) for values in seen(last.ctx(seed=3), 7).values())

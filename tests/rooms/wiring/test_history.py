@@ -29,6 +29,7 @@ from skyriver.core.spec import (
     ReferenceSpec,
     SliceSpec,
     StreamSpec,
+    TableSpec,
     TrainSpec,
 )
 from skyriver.release.gate import Measures, evaluate_gate
@@ -215,6 +216,8 @@ def ran(work: Job, features: FeatureSetSpec, model: ModelSpec, champion: dict[st
         objects=DirectoryObjects(work.home.objects),
         model_files=ModelFiles(work.home, "acme", DirectoryObjects(work.home.objects)),
         load_app=lambda: SimpleNamespace(functions={"fit": fit}),
+        curve=lambda *told: None,
+        kept_curve=lambda: None,
     )
     return given, train.work(cast(Job, given))
 
@@ -288,3 +291,29 @@ def test_a_version_that_is_proposed_brings_the_evidence_of_its_gate(tmp_path: Pa
     checks = evaluate_gate(gate, Measures.of(spec)).checks
     assert [c.rule.partition(":")[0] for c in checks if not c.judged] == names[1:]
     assert next(c for c in checks if "p99" in c.rule).passed
+
+
+def test_what_a_table_is_split_and_weighed_by_comes_with_its_rows(tmp_path: Path) -> None:
+    kinds = {"sale": "int", "at": "time", "shop": "text", "price": "float", "weight": "float", "bought": "int"}
+    table = TableSpec(name="sales", fields=tuple(FieldSpec(name=n, type=t) for n, t in kinds.items()), id="sale")
+    features = FeatureSetSpec(name="f", source="sales", features=(FeatureSpec(name="p", expr=Column(name="price")),))
+    spec = TrainSpec(function="fit", features="f", label="bought", time="at", test_us=5, group="shop", weight="weight")
+    number = np.arange(20)
+    frame = pl.DataFrame(
+        {
+            "sale": number,
+            "at": 100 - number,
+            "shop": ["ab"[n % 2] for n in number],
+            "price": number / 2,
+            "weight": number * 1.5,
+            "bought": number % 2,
+        }
+    )
+    work = job(tmp_path)
+    work.app.feature_set = lambda name: features  # type: ignore[method-assign]
+    DeltaTables(work.home.tables).append("acme/sales", [frame], offset=1, known=None)
+    rows = rows_of(work, ModelSpec(name="m", train=spec), newest_history(work, table))
+    assert rows.weights is not None
+    assert np.array_equal(rows.weights, (number * 1.5).astype(np.float32))
+    assert np.array_equal(rows.keys["at"], 100 - number)
+    assert len(set(rows.keys["shop"][::2])) == len(set(rows.keys["shop"][1::2])) == 1

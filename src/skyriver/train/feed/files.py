@@ -5,7 +5,7 @@ from __future__ import annotations
 import glob
 import hashlib
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -14,6 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skyriver.core.errors import Conflict, InvalidInput, NotFound, Unavailable
+from skyriver.core.spec_augment import AugmentSpec
+from skyriver.train.feed.augment import augmented
 from skyriver.train.feed.footer import NoFooter, read_footer
 from skyriver.train.feed.lanes import LANES, LaneOrder, Piece
 from skyriver.train.feed.windows import Windows
@@ -87,6 +89,21 @@ class FileRows:
     @property
     def features(self) -> int:
         return len(self.columns) - self.kinds + 1
+
+    def batches(
+        self, batch: int, epochs: int = 1, seed: int = 0, *, augment: Sequence[AugmentSpec] = ()
+    ) -> Iterator[tuple[NDArray[np.float32], ...]]:
+        """What `ctx.steps` hands to a single worker, as arrays, for a training of another kind; read ahead too."""
+        order = self.order(min(batch, len(self)), epochs, seed)
+        reader = self.reader(order)
+        try:
+            for step in range(order.steps):
+                part = slice(0, order.count(step))
+                found = self.parts(reader.take(step, part))
+                epoch = step // order.steps_of_epoch
+                yield augmented(found, order.rows_of(step, part), augment, seed, epoch) if augment else found
+        finally:
+            reader.close()
 
     def order(self, batch: int, epochs: int, seed: int, *, drop_last: bool = False) -> LaneOrder:
         blocks = tuple(block.rows for block in self._blocks)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import random
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.distributed import Store
 
 from skyriver.core.errors import InvalidInput, JobFailed
+from skyriver.core.spec_augment import AugmentSpec
 from skyriver.train.spread.checkpoints import Saver, check_fits, read
 from skyriver.train.spread.feeding import Feeder, Part, source
 from skyriver.train.spread.gradients import Buckets, Parts, Shards
@@ -75,6 +76,8 @@ class Context:
         self.device = torch.device(device)
         self.params = dict(params or {})
         self.seed = seed
+        self.augment: tuple[AugmentSpec, ...] = ()
+        """As declared."""
         self._member = Member(pipe, store, worker, self.device)
         if self.device.type == "cuda":
             torch.cuda.set_device(self.device)
@@ -157,10 +160,19 @@ class Context:
         modules = self._modules.values()
         self._parts = Shards(modules, self._shards) if self._shards else Buckets(modules)
 
-    def steps(self, dataset: Any, global_batch: int, epochs: int = 1, *, drop_last: bool = False) -> Iterator[Any]:
+    def steps(
+        self,
+        dataset: Any,
+        global_batch: int,
+        epochs: int = 1,
+        *,
+        drop_last: bool = False,
+        augment: Sequence[AugmentSpec] | None = None,
+    ) -> Iterator[Any]:
         """The batches of this worker. Each step takes `global_batch` rows, of all workers together; each epoch has all
         rows once, in an order of its own, but with `drop_last` those that are too few for a step. Once in a
-        training."""
+        training. `augment` changes the rows, the first part of a batch (for mixup the second too); where it is not
+        given, that is done which `@app.train(..., augment=...)` declares."""
         if self._parts is None:
             raise InvalidInput(
                 "ctx.steps was called before ctx.state.", code="NO_STATE", next_action="ctx.state(model, optimizer)"
@@ -176,7 +188,8 @@ class Context:
                 code="BAD_STEPS",
                 next_action="Go through all epochs in one loop: epochs=N.",
             )
-        fed = source(dataset, global_batch, epochs, self.seed, drop_last=drop_last)
+        changed = self.augment if augment is None else tuple(augment)
+        fed = source(dataset, global_batch, epochs, self.seed, drop_last=drop_last, augment=changed)
         order = self._order = fed.order
         self._data = fed.identity
         feeder = self._feeder = Feeder(fed)

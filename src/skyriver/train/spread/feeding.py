@@ -3,6 +3,8 @@ on."""
 
 from __future__ import annotations
 
+import hashlib
+import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -15,6 +17,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from skyriver.core.errors import InvalidInput
+from skyriver.core.spec_augment import AugmentSpec
+from skyriver.train.feed.augment import augmented
 from skyriver.train.feed.files import FileRows
 from skyriver.train.spread.shards import Order
 
@@ -47,8 +51,41 @@ class Source:
     close: Callable[[], None] = lambda: None
 
 
-def source(dataset: Any, batch: int, epochs: int, seed: int, *, drop_last: bool) -> Source:
+def source(
+    dataset: Any,
+    batch: int,
+    epochs: int,
+    seed: int,
+    *,
+    drop_last: bool = False,
+    augment: Sequence[AugmentSpec] = (),
+) -> Source:
     """Raises InvalidInput (BAD_DATASET) where it is none."""
+    plain = _source(dataset, batch, epochs, seed, drop_last=drop_last)
+    if not augment:
+        return plain
+    order = plain.order
+
+    def changed(part: Part) -> tuple[Tensor, ...]:
+        found = plain.take(part)
+        of = (found,) if isinstance(found, Tensor) else found
+        if not isinstance(of, tuple | list) or not all(isinstance(each, Tensor) for each in of):
+            raise InvalidInput(
+                f"augment: a batch is {type(found).__name__}, no tuple of tensors.",
+                code="BAD_AUGMENT",
+                next_action="Give a tuple of tensors: ctx.steps((x, y), ...).",
+            )
+        numbers = order.rows_of(part[0], slice(part[2], part[3]))
+        epoch = part[0] // order.steps_of_epoch
+        made = augmented(tuple(each.numpy() for each in of), numbers, augment, seed, epoch)
+        return tuple(map(torch.from_numpy, made))
+
+    told = hashlib.sha256(json.dumps([one.to_json() for one in augment]).encode()).digest()
+    identity = plain.identity ^ int.from_bytes(told[:7], "big")
+    return Source(order, changed, by_turns=plain.by_turns, identity=identity, close=plain.close)
+
+
+def _source(dataset: Any, batch: int, epochs: int, seed: int, *, drop_last: bool) -> Source:
     if isinstance(dataset, FileRows):
         ordered = dataset.order(min(batch, len(dataset)), epochs, seed, drop_last=drop_last)
         reader, parts = dataset.reader(ordered), dataset.parts

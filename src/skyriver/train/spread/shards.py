@@ -126,13 +126,13 @@ def permuted(places: NDArray[np.uint64], n: int, of: int) -> NDArray[np.int64]:
     while outside.any():  # at most four times as many numbers as rows: it ends after few rounds
         left, right = found[outside] >> half, found[outside] & low
         for k in keys:
-            left, right = right, left ^ (_hashed(right + k) & low)
+            left, right = right, left ^ (hashed(right + k) & low)
         found[outside] = left << half | right
         outside = found >= n
     return found.astype(np.int64)
 
 
-def _hashed(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
+def hashed(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return x ^ (x >> np.uint64(31))

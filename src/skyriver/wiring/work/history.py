@@ -133,7 +133,15 @@ def rows_of(job: Job, model: ModelSpec, history: History, features: FeatureSetSp
     except OSError as error:
         raise disk_error(error, "The features of the history cannot be kept", str(job.work_dir)) from error
     ids = gathered.ids
-    return Rows(names=plan.names, x=x, y=gathered.truth(labels), time=time, ids=ids, keys=gathered.keys)
+    return Rows(
+        names=plan.names,
+        x=x,
+        y=gathered.truth(labels),
+        time=time,
+        ids=ids,
+        keys=gathered.keys,
+        weights=gathered.weights,
+    )
 
 
 def fields_of(job: Job, history: History, names: Sequence[str], first: int, last: int) -> pl.DataFrame:
@@ -162,18 +170,20 @@ class _Gathered:
     """What is wanted of each event beside its features, gathered while its frame goes by."""
 
     def __init__(self, source: StreamSpec | TableSpec, spec: TrainSpec, by: tuple[str, ...], has_labels: bool) -> None:
-        self._source, self._spec, self._by = source, spec, by
+        self._source, self._spec = source, spec
+        self._by = tuple(dict.fromkeys((*by, *(name for name in (spec.time, spec.group) if name))))
         self._labelled = isinstance(source, TableSpec) or not has_labels
         """The label is a column of the events' own."""
-        self._parts: dict[str, list[NDArray[np.int64]]] = {name: [] for name in (source.id, *by)}
+        self._parts: dict[str, list[NDArray[np.int64]]] = {name: [] for name in (source.id, *self._by)}
         self._labels: list[NDArray[np.float32]] = []
+        self._weights: list[NDArray[np.float32]] = []
 
     def columns(self, plan: FeaturePlan) -> list[str]:
         """Those of the table that are read."""
         own = ("_offset", "_effective", "_late") if isinstance(self._source, StreamSpec) else ()
         label = (self._spec.label,) if self._labelled else ()
         read = (*plan.number_fields, *(text.field for text in plan.texts), *plan.times, *plan.key_columns, *plan.codes)
-        return list(dict.fromkeys((self._source.id, *read, *self._by, *label, *own)))
+        return list(dict.fromkeys((self._source.id, *read, *self._by, *label, *self._weight, *own)))
 
     def passing(self, frames: Iterable[pl.DataFrame]) -> Iterator[pl.DataFrame]:
         for frame in frames:
@@ -183,7 +193,17 @@ class _Gathered:
             if self._labelled:
                 column = kept[self._spec.label].cast(pl.Float32).fill_null(float("nan"))
                 self._labels.append(column.to_numpy())
+            for weight in self._weight:
+                self._weights.append(kept[weight].cast(pl.Float32).to_numpy())
             yield frame
+
+    @property
+    def _weight(self) -> tuple[str, ...]:
+        return (self._spec.weight,) if self._spec.weight else ()
+
+    @property
+    def weights(self) -> NDArray[np.float32] | None:
+        return np.concatenate([np.empty(0, np.float32), *self._weights]) if self._weight else None
 
     @property
     def ids(self) -> NDArray[np.int64]:

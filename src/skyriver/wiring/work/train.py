@@ -147,6 +147,7 @@ def _manifest(
         code=job.code["bundle"],
         spec_digest=job.app.digest(),
         params={k: v for k, v in trained.params.items() if isinstance(v, str | int | float | bool | None)},
+        prepared=spec.prepared,
         split=SplitRecord(train=Part(*trained.train), test=Part(*trained.test)),
         metrics=trained.metrics,
         champion_metrics=trained.champion_metrics,
