@@ -1,11 +1,13 @@
 """Rows of files to a training: how fast they come, and how long a training waits for them.
 
-    python bench/feeding.py [--quick] [--parts reading,waiting]
+    python bench/feeding.py [--quick] [--parts reading,waiting,augment]
 
 reading  rows a second of `sr.rows` in shuffled batches, beside Polars reading the same files whole in their own order
          (the bare limit: no shuffling, all in memory), in turns; the memory of each, in processes of their own
 waiting  the share of its time that a training of a small MLP waits for rows of files, on one worker and on two, and its
          rows a second beside the same of tensors in memory, in turns
+augment  rows a second of each augmentation in batches, beside a plain loop over the rows that draws by a generator of
+         each row, in turns
 Prints one JSON document; progress goes to stderr. Exit code 1: a goal does not hold.
 """
 
@@ -28,13 +30,19 @@ import polars as pl
 from _document import Document, Goal, add_parts
 
 import skyriver as sr
+from skyriver.train.feed.augment import augmented
 
 GOALS = (
     Goal("rows_over_bare", ">=", 0.4, "of Polars' rows a second"),
     Goal("memory_over_bare", "<=", 0.5, "of Polars' additional memory"),
     Goal("waiting_share", "<=", 0.05, "of the time"),
+    Goal("augment_over_loop", ">=", 1.0, "times the rows a second, the least of all"),
 )
-PARTS = {"reading": ("rows_over_bare", "memory_over_bare"), "waiting": ("waiting_share",)}
+PARTS = {
+    "reading": ("rows_over_bare", "memory_over_bare"),
+    "waiting": ("waiting_share",),
+    "augment": ("augment_over_loop",),
+}
 COLUMNS = [f"f{n}" for n in range(20)]
 BATCH = 4_096
 EPOCHS = 4
@@ -154,6 +162,61 @@ def waiting(document: Document, quick: bool) -> None:
     document.measured("waiting_share", round(most, 4))
 
 
+def _loop_crop(x: Any, rng: Any, row: int) -> Any:
+    padded = np.pad(x, ((4, 4), (4, 4), (0, 0)))
+    down, right = rng.integers(0, 9, 2)
+    return padded[down : down + x.shape[0], right : right + x.shape[1]]
+
+
+def _loop_flip(x: Any, rng: Any, row: int) -> Any:
+    return x[:, ::-1] if rng.random() < 0.5 else x
+
+
+def _loop_jitter(x: Any, rng: Any, row: int) -> Any:
+    brightness, contrast, saturation = rng.uniform(0.8, 1.2, 3).astype(np.float32)
+    found = x.astype(np.float32) * brightness
+    found = found * contrast + (1 - contrast) * found.mean()
+    grey = (found @ np.array([0.299, 0.587, 0.114], np.float32))[..., None]
+    return np.rint(np.clip(found * saturation + (1 - saturation) * grey, 0, 255)).astype(np.uint8)
+
+
+def _loop_tokens(x: Any, rng: Any, row: int) -> Any:
+    return np.where(rng.random(len(x)) < 0.1, 0, x)
+
+
+def _loop_noise(x: Any, rng: Any, row: int) -> Any:
+    return x + rng.normal(0, 0.05, len(x)).astype(np.float32)
+
+
+def augment(document: Document, quick: bool) -> None:
+    chance = np.random.default_rng(1)
+    images = chance.integers(0, 256, (256, 32, 32, 3), dtype=np.uint8)
+    tokens = chance.integers(1, 30_000, (256, 128))
+    table = chance.normal(size=(256, 20)).astype(np.float32)
+    rows = np.arange(256)
+    cases = {
+        "crop": (sr.Crop(), images, _loop_crop),
+        "flip": (sr.Flip(), images, _loop_flip),
+        "jitter": (sr.Jitter(), images, _loop_jitter),
+        "tokens": (sr.DropTokens(), tokens, _loop_tokens),
+        "noise": (sr.Noise(), table, _loop_noise),
+    }
+    ratios = []
+    for name, (spec, x, change) in cases.items():
+        took: dict[str, list[float]] = {"ours": [], "loop": []}
+        for epoch in range(5 if quick else 30):
+            begun = time.perf_counter()
+            augmented((x,), rows, [spec], 1, epoch)
+            between = time.perf_counter()
+            np.stack([change(x[row], np.random.default_rng((1, epoch, row)), row) for row in range(len(x))])
+            took["ours"].append(between - begun)
+            took["loop"].append(time.perf_counter() - between)
+        figures = {who: round(len(x) / median(times)) for who, times in took.items()}
+        document.row("ours and a loop", name, **figures)
+        ratios.append(median(took["loop"]) / median(took["ours"]))
+    document.measured("augment_over_loop", round(min(ratios), 2))
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="small files")
@@ -164,7 +227,7 @@ def main() -> int:
         print(json.dumps(once(given.once[0], Path(given.once[1]))))
         return 0
     document = Document("feeding", GOALS)
-    works = {"reading": reading, "waiting": waiting}
+    works = {"reading": reading, "waiting": waiting, "augment": augment}
     document.parts(PARTS, {n: lambda w=w: w(document, given.quick) for n, w in works.items()}, given.parts)  # type: ignore[misc]
     return 0 if document.print() else 1
 

@@ -50,6 +50,7 @@ ORDER = (
     "tracking",
     "data",
     "features",
+    "training-data",
     "search",
     "lists",
     "sources",

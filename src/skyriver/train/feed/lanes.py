@@ -111,8 +111,9 @@ class LaneOrder(Order):
     def _line(self, epoch: int) -> _Line:
         line = self._lines.get(epoch)
         if line is None:
-            for old in [e for e in self._lines if e < epoch - 1 or e > epoch + 1]:
-                self._lines.pop(old, None)  # another thread may have been quicker
+            for old in list(self._lines):  # a copy: whoever takes rows and whoever reads them are two threads
+                if abs(old - epoch) > 1:
+                    self._lines.pop(old, None)
             line = self._lines[epoch] = _Line(self, epoch)
         return line
 
