@@ -156,7 +156,8 @@ def _curve(
             return
         reached = rank_metrics(labels, said, None).get(metric)
         if reached is not None:
-            difference = _difference(metric, labels, scores, said)
+            longest = share == CURVE[-1]  # what the verdict asks
+            difference = _difference(metric, labels, scores, said) if longest else None
             yield Point(len(part), reached, None if difference is None else better_by(metric, difference))
             points += 1
     if points:

@@ -163,7 +163,20 @@ class _Fitting:
         on_part = replace(self.split, train=part)
         model = _fit(self.spec, self.rows, on_part, self._fit, params, self.seed, cleaning, watch)
         fitted = _recognised(model, self.spec, len(self.rows.names))
-        return lambda x: fitted.predict(cleaning.apply(x))
+
+        def predict(x: NDArray[np.float32]) -> NDArray[np.float32]:
+            try:
+                return fitted.predict(cleaning.apply(x))
+            except SkyriverError:
+                raise
+            except Exception as error:  # whatever the user's model throws
+                raise JobFailed(
+                    f"The model of {self.spec.function} failed on {len(x):,} rows: {error}",
+                    code="USER_ERROR",
+                    next_action=f"Return a model that scores any rows of these features. {CLEAN}",
+                ) from error
+
+        return predict
 
 
 def finish(spec: ModelSpec, onnx: bytes, cleaning: Cleaning, rows: Rows, split: Split) -> tuple[bytes, Calibrated]:

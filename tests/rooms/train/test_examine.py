@@ -8,6 +8,7 @@ import lightgbm
 import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression  # type: ignore[import-untyped]
+from sklearn.neural_network import MLPClassifier  # type: ignore[import-untyped]
 
 import skyriver as sr
 from skyriver.core.errors import InvalidInput, JobFailed
@@ -109,6 +110,41 @@ def test_cleaning_is_fitted_for_the_trials_on_their_own_rows(tmp_path: Path) -> 
     assert trained.found is not None
     assert {trial.state for trial in trained.found.trials} <= {"complete", "pruned"}
     assert trained.metrics["average_precision"] > 0.6
+
+
+def test_a_loop_of_epochs_is_ended_where_it_was_best(tmp_path: Path) -> None:
+    space = {"units": sr.Int(2, 8), "rate": sr.Float(0.001, 0.05, log=True)}
+    spec = _spec(sr.Clean(fill="median", scale=True), search=sr.Search(space, metric="log_loss", trials=4))
+    epochs: list[int] = []
+
+    def fit(data: TrainingData) -> MLPClassifier:
+        net = MLPClassifier((data.params["units"],), learning_rate_init=data.params["rate"], random_state=data.seed)
+        for epoch in range(1, 31):
+            net.partial_fit(data.x, data.y, classes=[0.0, 1.0])
+            if data.enough(epoch, lambda x: net.predict_proba(x)[:, 1]):
+                break
+        epochs.append(epoch)
+        return net
+
+    trained = _train(spec, fit=fit, look=_look(spec, tmp_path))
+    found = trained.found
+    assert found is not None
+    assert epochs[4:] == [found.best.step] * 3, "the fit on all rows, and the two of the learning curve"
+    assert 0 < found.read(found.best.value or 0.0) < 0.5
+    assert trained.examined is not None
+    assert trained.examined.metric == "log_loss"
+
+
+def test_a_model_that_fails_on_rows_is_a_trial_that_failed(tmp_path: Path) -> None:
+    spec = _spec(search=SEARCH)
+
+    class Broken(LogisticRegression):  # type: ignore[misc]
+        def predict_proba(self, x: Any) -> Any:
+            raise ValueError("not today")
+
+    with pytest.raises(JobFailed, match=r"failed on .* rows: .*not today") as caught:
+        _train(spec, fit=lambda data: Broken().fit(np.nan_to_num(data.x), data.y), look=_look(spec, tmp_path))
+    assert caught.value.code == "TRIALS_FAILED"
 
 
 def test_what_is_given_is_not_searched(tmp_path: Path) -> None:
