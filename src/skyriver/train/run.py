@@ -164,7 +164,7 @@ class _Fitting:
         model = _fit(self.spec, self.rows, on_part, self._fit, params, self.seed, cleaning, watch)
         fitted = _recognised(model, self.spec, len(self.rows.names))
 
-        def predict(x: NDArray[np.float32]) -> NDArray[np.float32]:
+        def predict(x: NDArray[np.float32]) -> NDArray[np.float64]:
             try:
                 return fitted.predict(cleaning.apply(x))
             except SkyriverError:
