@@ -31,7 +31,7 @@ from skyriver.core.errors import SkyriverError
 from skyriver.wiring.ending import down
 from skyriver.wiring.home import Home
 
-DEADLINE = 60.0
+DEADLINE = 120.0
 HISTORY = 4_000
 CUSTOMERS = 200
 START = 1_735_689_600

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import shutil
 import socket
 import subprocess
@@ -115,16 +116,14 @@ class S3Server:
 
 
 def _free_ports() -> list[int]:
-    """The server takes each port plus 10,000 for its own protocol: both must be free."""
+    """The server takes each port plus 10,000 for its own protocol: both must be free, and no connection be given one of
+    them before the server is up (see `free_port`)."""
     found: list[int] = []
-    while len(found) < len(_PORTS):
-        with socket.socket() as one, socket.socket() as other:
-            one.bind(("127.0.0.1", 0))
-            port = one.getsockname()[1]
-            try:
-                other.bind(("127.0.0.1", port + 10_000 if port < 55_000 else 0))
-            except OSError:
-                continue
-            if port < 55_000 and port not in found:
-                found.append(port)
-    return found
+    for port in random.SystemRandom().sample(range(15_000, 22_000), 1_000):
+        with socket.socket() as one, socket.socket() as other, suppress(OSError):
+            one.bind(("127.0.0.1", port))
+            other.bind(("127.0.0.1", port + 10_000))
+            found.append(port)
+        if len(found) == len(_PORTS):
+            return found
+    raise OSError("a thousand ports are in use")

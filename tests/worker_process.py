@@ -26,7 +26,7 @@ from skyriver.core.spec import AppSpec, FeatureSetSpec, StreamSpec
 from skyriver.decide.replay.verify import VerifyReport, verify_stream
 from skyriver.features.plan import plan_features
 
-DEADLINE = 60.0
+DEADLINE = 120.0
 HURRIED = """
 import importlib, json, runpy, sys
 

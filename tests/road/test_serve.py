@@ -25,7 +25,7 @@ from onnx_models import Shape, counts, model_of
 from PIL import Image
 
 SKYRIVER = str(Path(sys.executable).parent / "skyriver")
-DEADLINE = 60.0
+DEADLINE = 120.0
 
 
 def write(

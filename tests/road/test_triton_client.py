@@ -20,7 +20,7 @@ from skyriver.serve.listening import listen_tcp
 from skyriver.serve.replica import ReplicaSettings, serve_replica
 from skyriver.serve.runner import Runner
 
-DEADLINE = 60.0
+DEADLINE = 120.0
 
 
 def everything() -> bytes:

@@ -16,6 +16,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[2]))  # tests are no package
 from certificates import Authority
+from free_ports import free_port
 from receiver import SECRET, Receiver
 
 from skyriver.adapters.webhook.client import MOST_ANSWER
@@ -111,10 +112,7 @@ def test_one_that_hangs_is_left_after_its_time(receiver: Receiver) -> None:
 
 
 def test_one_that_is_away() -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    found = deliver(f"http://127.0.0.1:{port}/")
+    found = deliver(f"http://127.0.0.1:{free_port()}/")
     assert isinstance(found, Failed)
     assert found.message.startswith("it cannot be reached: ")
 

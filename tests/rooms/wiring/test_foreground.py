@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-import socket
+import sys
 from pathlib import Path
 from typing import NoReturn
 
 import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[2]))  # tests are no package
+from free_ports import free_port
 
 from skyriver.adapters.processes.identity import Identity
 from skyriver.wiring import cloud
@@ -23,9 +26,7 @@ def become(path: str, command: list[str]) -> NoReturn:
 def test_it_says_whether_it_starts_a_cloud_or_takes_one_over(
     module: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     home = Home(tmp_path / "home")
     home.make()
     home.write_settings({"port": port})
