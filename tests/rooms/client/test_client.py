@@ -33,6 +33,7 @@ from skyriver.core import (
     contract_alerts,
     contract_cards,
     contract_costs,
+    contract_curves,
     contract_keys,
     contract_lineage,
     contract_prices,
@@ -103,6 +104,7 @@ CONTRACTS = (
     contract_alerts,
     contract_cards,
     contract_costs,
+    contract_curves,
     contract_keys,
     contract_lineage,
     contract_prices,
@@ -176,6 +178,7 @@ CALLS: list[Act] = [
     lambda c: c.test_alert("ops"),
     lambda c: c.key("ab12"),
     lambda c: c.rotate_key(sign_again=True),
+    lambda c: c.curves("churn:1"),
     lambda c: c.lineage("version/fraud:1"),
     lambda c: c.revoke_token("ana"),
     lambda c: c.tenants(),
@@ -208,7 +211,8 @@ ANYTHING = {
 
 def operation_of(request: httpx.Request) -> str:
     for path, methods in CONTRACT["paths"].items():
-        part = ".+" if any(of in path for of in ("/explain/", "/logs/", "/requests/", "/lineage/")) else "[^/]+"
+        deep = ("/explain/", "/logs/", "/requests/", "/lineage/", "/curves/")
+        part = ".+" if any(of in path for of in deep) else "[^/]+"
         if re.fullmatch(re.sub(r"{\w+}", part, path), request.url.path):
             found = methods.get(request.method.lower())
             if found is not None:
