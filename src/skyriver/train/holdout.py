@@ -20,20 +20,24 @@ Numbers = NDArray[np.int64]
 def hold_out(spec: TrainSpec, rows: Rows, split: Split, delay_us: int | None) -> tuple[Numbers, Numbers]:
     """Rows of the training part that trials learn from, and those that judge them; `delay_us` is None for a table.
 
-    Of a stream these are its last stretch, as long as the test or a quarter of the whole, and what is within the
-    label's delay before it is left out; of a table the rows whose hash is lowest. Raises InvalidInput
-    (NOT_ENOUGH_DATA, ONE_CLASS).
+    Of a stream, or a table with times, these are its last stretch, as long as the test or a quarter of the whole, and
+    what is within the label's delay before it is left out; of another table the rows whose hash is lowest. Rows of one
+    group are on one side. Raises InvalidInput (NOT_ENOUGH_DATA, ONE_CLASS).
     """
     part = split.train
-    if delay_us is None:
-        place = hash_share(rows.ids[part])
+    if delay_us is None and not spec.time:
+        place = hash_share(rows.keys[spec.group][part] if spec.group else rows.ids[part])
         judges = place < np.quantile(place, SHARE)
-        learned, judging = part[~judges], part[judges]
+        learns = ~judges
     else:
-        times = rows.time[part]
-        opens = int(times[-1]) - min(spec.test_us, round(SHARE * int(times[-1] - times[0])))
-        learned = part[: np.searchsorted(times, opens - delay_us, side="right")]
-        judging = part[np.searchsorted(times, opens, side="right") :]
+        times = rows.keys[spec.time][part] if spec.time else rows.time[part]
+        first, last = int(times.min()), int(times.max())
+        opens = last - min(spec.test_us, round(SHARE * (last - first)))
+        judges, learns = times > opens, times <= opens - (delay_us or 0)
+        if spec.group:
+            groups = rows.keys[spec.group][part]
+            learns &= ~np.isin(groups, groups[judges])
+    learned, judging = part[learns], part[judges]
     for what, numbers in (("to learn from", learned), ("to judge trials by", judging)):
         positives = int(split.labels[numbers].sum())
         if len(numbers) and 0 < positives < len(numbers):

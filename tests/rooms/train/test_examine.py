@@ -168,6 +168,22 @@ def test_a_table_is_parted_by_its_ids() -> None:
     assert len(judging) / len(split.train) == pytest.approx(0.25, abs=0.01)
 
 
+def test_a_table_with_times_and_groups_is_parted_by_them() -> None:
+    whole, luck = _rows(), np.random.default_rng(2)
+    keys = {"at": luck.permutation(whole.time), "buyer": luck.integers(0, 300, len(whole.time))}
+    rows = Rows(whole.names, whole.x, np.nan_to_num(whole.y), np.zeros_like(whole.time), whole.ids, keys)
+    declared = _spec().train
+    assert declared is not None
+    for names in ({"time": "at"}, {"group": "buyer"}, {"time": "at", "group": "buyer"}):
+        spec = declared.model_copy(update=names)
+        learned, judging = hold_out(spec, rows, split_rows(spec, rows, None, validate=False), None)
+        assert len(np.intersect1d(learned, judging)) == 0
+        if "time" in names:
+            assert keys["at"][learned].max() <= keys["at"][judging].min()
+        if "group" in names:
+            assert len(np.intersect1d(keys["buyer"][learned], keys["buyer"][judging])) == 0
+
+
 def test_too_little_to_part_is_refused() -> None:
     rows = _rows()
     spec = _spec().train
