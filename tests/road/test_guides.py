@@ -57,6 +57,7 @@ ORDER = (
     "acting",
     "erasing",
     "reviewing",
+    "transfer",
 )
 COMMAND_SECONDS = 120.0
 _FENCE = re.compile(r"^```(\w*)([^\n]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)

@@ -36,10 +36,12 @@ MICROSOFT_OPERATORS = frozenset(
     FusedConv FusedGemm FusedMatMul Gelu GroupQueryAttention MatMulInteger16 MatMulIntegerToFloat MatMulNBits
     MultiHeadAttention QAttention QGemm QLinearAdd QLinearAveragePool QLinearConcat QLinearConv QLinearGlobalAveragePool
     QLinearLeakyRelu QLinearMul QLinearReduceMean QLinearSigmoid QLinearSoftmax QLinearWhere QuantizeLinear QuickGelu
-    RotaryEmbedding SimplifiedLayerNormalization SkipLayerNormalization SkipSimplifiedLayerNormalization Trilu
+    RotaryEmbedding SimplifiedLayerNormalization SkipLayerNormalization SkipSimplifiedLayerNormalization Tokenizer
+    Trilu
     """.split()  # noqa: SIM905  # forty words a line each
 )
-"""Of `com.microsoft`: what quantisers and transformer exporters write. They compute, they touch nothing else."""
+"""Of `com.microsoft`: what quantisers and transformer exporters write, and what cuts strings into characters, for which
+ONNX has no operator. They compute, they touch nothing else."""
 
 _DATATYPES: Mapping[int, str] = {
     TensorProto.BOOL: "BOOL",
