@@ -68,7 +68,9 @@ def things(count: int, seed: int) -> tuple[dict[str, Any], list[str]]:
     photo[luck.random(count) < 0.2] = 0
     facts = luck.normal(size=(count, 2)) + 3 * (kind == 0)[:, None]
     facts[luck.random((count, 2)) < 0.2] = np.nan
-    return {"text": text, "photo": photo.astype(np.uint8), "facts": facts.astype(np.float32)}, [NAMES[k] for k in kind]
+    pixels = photo.astype(np.uint8)
+    pixels.flags.writeable = False  # as of a file that is mapped
+    return {"text": text, "photo": pixels, "facts": facts.astype(np.float32)}, [NAMES[k] for k in kind]
 
 
 def fused(how: How = "early", train: dict[str, Any] | None = None) -> Fusion:
