@@ -93,7 +93,7 @@ class ImageEncoder(Encoder):
                 code="WRONG_SHAPE",
                 next_action="Give pixels from 0 to 255, all pictures in one size.",
             )
-        return torch.from_numpy(np.require(pixels, requirements="CW"))
+        return torch.from_numpy(np.require(pixels, requirements=("C", "W")))
 
     def present(self, batch: Tensor) -> Tensor:
         values = batch.flatten(1).to(torch.int32)

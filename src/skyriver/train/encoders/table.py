@@ -46,7 +46,7 @@ class TableEncoder(Encoder):
                 code="WRONG_SHAPE",
                 next_action="Give the columns that it was made for, in their order.",
             )
-        return torch.from_numpy(np.require(values, requirements="CW"))
+        return torch.from_numpy(np.require(values, requirements=("C", "W")))
 
     def present(self, batch: Tensor) -> Tensor:
         return (~batch.isnan()).any(1)
