@@ -13,6 +13,7 @@ from skyriver.core.spec import CleanSpec
 from skyriver.train.data import TrainingData
 from skyriver.train.evaluate import score
 from skyriver.train.fitted import recognise
+from skyriver.train.fitted.keras_layers import UnknownLayer, export_layers
 
 os.environ.setdefault("KERAS_BACKEND", "torch")
 keras = pytest.importorskip("keras")
@@ -78,3 +79,58 @@ def test_what_cannot_be_served_is_refused_with_the_nearest_thing_that_can(
         train_by(fit)
     assert refused.value.code == code
     assert instead in refused.value.next_action
+
+
+def _functional() -> Any:
+    given = keras.Input((3,))
+    scaled = L.Normalization(mean=[0.1, 0.2, 0.3], variance=[1.0, 4.0, 0.5])(given)
+    one = L.Dense(8, activation="gelu")(L.LayerNormalization()(L.Dense(6)(scaled)))
+    other = L.LeakyReLU(0.1)(L.Dense(8, use_bias=False)(L.Rescaling(0.5, 1.0)(given)))
+    both = L.Concatenate()([L.Add()([one, other]), L.Multiply()([one, other]), L.ELU()(one)])
+    both = L.Activation("silu")(L.BatchNormalization(momentum=0.5)(both))
+    return keras.Model(given, L.Dense(1, activation="sigmoid")(keras.Sequential([L.Dense(4, "tanh")])(both)))
+
+
+class _Odd(keras.layers.Layer):
+    def call(self, x: Any) -> Any:
+        return keras.ops.square(x)
+
+
+def test_layers_are_written_down_as_keras_computes_them() -> None:
+    keras.utils.set_random_seed(0)
+    model = _functional()
+    x = np.random.default_rng(0).normal(size=(300, 3)).astype(np.float32)
+    for layer in model.layers:
+        if isinstance(layer, L.BatchNormalization):
+            layer.moving_mean.assign(np.linspace(-1, 1, 24, dtype=np.float32))
+            layer.moving_variance.assign(np.linspace(0.5, 2, 24, dtype=np.float32))
+    made = export_layers(model, 3)
+    fitted = recognise(model, 3)
+    np.testing.assert_allclose(score(made.SerializeToString(), x), fitted.predict(x), atol=1e-6)
+    np.testing.assert_allclose(score(fitted.to_onnx(), x), fitted.predict(x), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "name", ["relu", "tanh", "elu", "selu", "softplus", "softsign", "mish", "hard_sigmoid", "leaky_relu"]
+)
+def test_activations_are_keras_own(name: str) -> None:
+    model = keras.Sequential([L.Input((3,)), L.Dense(5, activation=name), L.Dense(1, activation="sigmoid")])
+    x = np.random.default_rng(0).normal(size=(50, 3)).astype(np.float32) * 3
+    fitted = recognise(model, 3)
+    np.testing.assert_allclose(score(fitted.to_onnx(), x), fitted.predict(x), atol=1e-6)
+
+
+def test_a_layer_that_is_not_known_is_left_to_keras() -> None:
+    model = keras.Sequential([L.Input((3,)), L.Dense(4), _Odd(), L.Dense(1, activation="sigmoid")])
+    with pytest.raises(UnknownLayer, match="_Odd, of the application itself"):
+        export_layers(model, 3)
+    fitted = recognise(model, 3)
+    np.testing.assert_allclose(score(fitted.to_onnx(), rows().x), fitted.predict(rows().x), atol=1e-6)
+
+
+def test_on_another_backend_it_is_refused_by_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = keras.Sequential([L.Input((3,)), _Odd(), L.Dense(1, activation="sigmoid")])
+    monkeypatch.setattr(keras.backend, "backend", lambda: "tensorflow")
+    with pytest.raises(SkyriverError, match="it has _Odd") as refused:
+        recognise(model, 3).to_onnx()
+    assert "KERAS_BACKEND" in refused.value.next_action

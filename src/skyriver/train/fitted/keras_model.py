@@ -1,4 +1,4 @@
-"""A Keras 3 model."""
+"""A Keras 3 model, on any backend: its layers by `keras_layers`, those that are not known there by Keras itself."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ import onnx
 from numpy.typing import NDArray
 
 from skyriver.core.errors import JobFailed
-from skyriver.train.fitted.fitted import Fitted, as_scores, first_line, package, refuse_model
+from skyriver.train.fitted.fitted import Fitted, as_scores, first_line, refuse_model
 from skyriver.train.fitted.graph import is_probability, scoring_graph
+from skyriver.train.fitted.keras_layers import LAYERS, UnknownLayer, export_layers
 from skyriver.train.fitted.recognise import not_a_model
 
 _SIGMOID = 'Let its last layer be Dense(1, activation="sigmoid"), or two units with "softmax".'
@@ -33,7 +34,7 @@ class Keras:
         return as_scores(found[:, 1] if self.outputs == 2 else found)
 
     def to_onnx(self) -> bytes:
-        exported = _export(self.model)
+        exported = _export(self.model, self.features)
         output = exported.graph.output[0].name
         if not is_probability(exported, output):
             refuse_model(
@@ -85,20 +86,26 @@ def _outputs(model: Any, features: int) -> int:
     return int(shape[1])
 
 
-def _export(model: Any) -> onnx.ModelProto:
+def _export(model: Any, features: int) -> onnx.ModelProto:
     import keras
 
-    if keras.backend.backend() != "torch":
-        refuse_model(
-            f"Keras exports on its backend {keras.backend.backend()} by packages that do not live with ours",
-            'Set os.environ["KERAS_BACKEND"] = "torch" before Keras is imported: pip install \'skyriver[keras]\'.',
-        )
-    package("torch", "torch", "The ONNX form of a Keras model")
+    try:
+        return export_layers(model, features)
+    except UnknownLayer as error:
+        if keras.backend.backend() != "torch":
+            refuse_model(
+                f"it has {error}, and Keras exports that on its torch backend alone",
+                f'Set os.environ["KERAS_BACKEND"] = "torch" before Keras is imported; or use {LAYERS}.',
+            )
+    return _by_keras(model)
+
+
+def _by_keras(model: Any) -> onnx.ModelProto:
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of torch's tracing, for which Keras asks; parity says what came of it
         path = Path(folder, "model.onnx")
         try:
             model.export(str(path), format="onnx", verbose=False)
         except Exception as error:  # the exporter's errors share no base but Exception
-            refuse_model(f"Keras cannot export it ({first_line(error)})", "Use layers of Keras itself.")
+            refuse_model(f"Keras cannot export it ({first_line(error)})", f"Use {LAYERS}.")
         return onnx.load(path)
