@@ -154,7 +154,7 @@ def test_init_writes_an_example_and_nothing_over_another(tmp_path: Path) -> None
     assert (tmp_path / "mine" / "biopsies.csv").is_file()
     (tmp_path / "file").touch()
     run_command("init", "risk", "file", cwd=tmp_path).refused("EXISTS", 6, "not a folder")
-    run_command("init", "tulips", cwd=tmp_path).refused("NOT_FOUND", 3, "'tulips'", "diagnosis, risk")
+    run_command("init", "tulips", cwd=tmp_path).refused("NOT_FOUND", 3, "'tulips'", "diagnosis, keras_sample, risk")
     assert not (tmp_path / "tulips").exists()
     assert not list(tmp_path.rglob("__pycache__"))
 

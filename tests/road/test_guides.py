@@ -52,6 +52,7 @@ ORDER = (
     "features",
     "training-data",
     "search",
+    "keras",
     "lists",
     "sources",
     "acting",

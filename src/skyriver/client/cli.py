@@ -69,7 +69,7 @@ if TYPE_CHECKING:
 
 @app.command()
 def init(
-    example: Annotated[str, typer.Argument(help="risk or diagnosis.")] = "risk",
+    example: Annotated[str, typer.Argument(help="risk or diagnosis, or keras_sample.")] = "risk",
     folder: Annotated[Path | None, typer.Argument(help="Where to write it (default: ./EXAMPLE).")] = None,
 ) -> None:
     """Write an example application into a folder, to start from."""
