@@ -53,6 +53,7 @@ ORDER = (
     "training-data",
     "search",
     "keras",
+    "training",
     "lists",
     "sources",
     "acting",

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from skyriver.core.jobs import ENDED, Capacity, asks_for
+from skyriver.core.jobs import ENDED, Capacity, asked_by, asks_for
 from skyriver.core.resources import Key, Resource, Snapshot
 
 TOLD = 10
@@ -38,13 +38,13 @@ def admit(snapshot: Snapshot, capacity: Capacity) -> Admission:
         if job.state in _IN_LANE:
             lanes[_lane(job)] = job
         if job.state in _USING:
-            free = free.less(asks_for(job.spec.get("limits", {})))
+            free = free.less(asked_by(job, capacity))
     admitted: set[Key] = set()
     told: dict[Key, str] = {}
     waits: dict[Key, tuple[str, ...]] = {}
     first: Resource | None = None
     for place, job in enumerate(sorted((j for j in jobs if j.state == "QUEUED"), key=_order)):
-        asked = asks_for(job.spec.get("limits", {}))
+        asked = asked_by(job, capacity)
         before = lanes.setdefault(_lane(job), job)
         if before is not job:
             told[job.key] = f"It waits for {before.name}, which writes to the same place."

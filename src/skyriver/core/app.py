@@ -225,6 +225,8 @@ class App:
         augment: Sequence[specs.AugmentSpec] = (),
         minority: specs.MinoritySpec | None = None,
         weights: Literal["balanced"] | Expression | None = None,
+        workers: int = 0,
+        exact: bool = False,
     ) -> Callable[[Function], Function]:
         """Declares the decorated function as the training of a model.
 
@@ -238,6 +240,10 @@ class App:
         `minority` makes rows of the rarer class, `weights` ("balanced", or a column) are `data.weights`; `augment` says
         how the rows of a step are changed, by `ctx.steps` or `data.augmented(epoch)`. None of them touches the rows by
         which the model is judged.
+
+        With `workers` the function is called in so many processes, which do one training together: it gets a `ctx`
+        (`ctx.data`, `ctx.state`, `ctx.steps`, `ctx.backward`, `ctx.step`) and returns its torch model. With `exact` the
+        model is the same, bit by bit, on any number of workers.
         """
         source = features.spec.source
         of = self._streams[source] if source in self._streams else self._tables[source]
@@ -249,12 +255,15 @@ class App:
             "search": search_of(search),
             "prequential": terms.check_stretches(prequential, of),
         }
+        spread = terms.spread(workers, exact, called_again=search is not None or prequential > 0)
 
         def declare(function: Function) -> Function:
             qualified = function.__qualname__
+            if spread:
+                terms.check_takes_one(function, "a ctx", "BAD_TRAINING", "(ctx)", "parameters come in ctx.params")
             self.functions[qualified] = function
             self._trains[qualified] = specs.TrainSpec(
-                function=qualified, features=features.spec.name, label=name, clean=clean, **held
+                function=qualified, features=features.spec.name, label=name, clean=clean, **held, **spread
             )
             return function
 
@@ -297,7 +306,7 @@ class App:
         def declare(function: Function) -> Function:
             called = name or function.__name__.replace("_", "-")
             check_name(called, "a job")
-            terms.check_takes_job(function)
+            terms.check_takes_one(function, "a job", "BAD_JOB", "(job: sr.Job)", "parameters come in job.params")
             if called in self._jobs or called in self._models:
                 refuse(f"There is a job or model {called!r} already.", "DUPLICATE_NAME", "Give it a name=.")
             self.functions[function.__qualname__] = function

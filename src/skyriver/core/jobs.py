@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 from types import MappingProxyType
 from typing import Any, Protocol
@@ -116,6 +116,13 @@ def asks_for(limits: Mapping[str, Any]) -> Capacity:
     return Capacity(float(limits.get("cpus") or 1.0), int(limits.get("memory_mb") or UNDECLARED_MB))
 
 
+def asked_by(job: Resource, most: Capacity) -> Capacity:
+    """What it counts as where jobs have `most`: one whose work is spread takes a core for each of its workers, as many
+    as there are, for it is done by fewer too."""
+    asked = asks_for(job.spec.get("limits", {}))
+    return replace(asked, cpus=max(asked.cpus, min(float(job.spec.get("workers", 0)), most.cpus)))
+
+
 def new_job(
     snapshot: Snapshot,
     app: Resource,
@@ -137,6 +144,7 @@ def new_job(
     priority: int = 0,
     slot: str = "",
     runs_code: bool = False,
+    workers: int = 0,
 ) -> Resource:
     """A job of `app` that does `kind` of work on `target`.
 
@@ -144,7 +152,7 @@ def new_job(
     its inputs, each under its `title` (its kind, unless given; of an array a list in the order of `index`); `tables`
     are those whose recorded versions it must know. What it does MUST be safe to do again unless it is not
     `repeatable`. `slot` is the time of a schedule that it runs for. One that `runs_code` of the user does so in the
-    application's environment.
+    application's environment. `workers`: processes among which its work is spread, at most.
     """
     return Resource(
         tenant=app.tenant,
@@ -168,6 +176,7 @@ def new_job(
             "priority": priority,
             "slot": slot,
             "environment": app.spec.get("environment", "") if runs_code else "",
+            **({"workers": workers} if workers else {}),
         },
         state="PENDING",
         parent=parent,

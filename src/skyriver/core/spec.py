@@ -56,6 +56,7 @@ from skyriver.core.spec_gate import (
 )
 from skyriver.core.spec_models import (
     MOST_STRETCHES,
+    MOST_WORKERS,
     SHARE,
     BlueGreenSpec,
     Calibrate,
@@ -108,6 +109,7 @@ __all__ = [
     "MOST_STRETCHES",
     "MOST_VALUES",
     "MOST_WINDOW",
+    "MOST_WORKERS",
     "OF_TEXTS",
     "PARTS_OF_STREAMS",
     "PREQUENTIAL",

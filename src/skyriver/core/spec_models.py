@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, Literal, NoReturn, Self
+from typing import Annotated, Any, Final, Literal, NoReturn, Self
 
 from pydantic import AfterValidator, Field, ValidationInfo, field_validator, model_validator
 from pydantic_core import PydanticKnownError
@@ -96,6 +96,9 @@ class CleanSpec(Spec):
         return self
 
 
+MOST_WORKERS: Final = 64
+
+
 class TrainSpec(Spec):
     function: str
     """Qualified name in the application file."""
@@ -121,6 +124,10 @@ class TrainSpec(Spec):
     weights: Weights | None = Field(default=None, exclude_if=lambda value: value is None)
     weight: str = Field(default="", exclude_if=lambda value: not value)
     """A column of row weights."""
+    workers: int = Field(default=0, ge=0, le=MOST_WORKERS, exclude_if=lambda value: not value)
+    """Processes that do one training together; 0: the function is called once, in the process of the job."""
+    exact: bool = Field(default=False, exclude_if=lambda value: not value)
+    """The same bits on any number of workers."""
 
     @property
     def prepared(self) -> dict[str, Any]:

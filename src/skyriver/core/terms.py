@@ -95,7 +95,8 @@ def as_cron(schedule: object) -> str:
     return f"Write sr.Cron({json.dumps(schedule)})." if isinstance(schedule, str) else 'Write sr.Cron("0 3 * * *").'
 
 
-def check_takes_job(function: Callable[..., Any]) -> None:
+def check_takes_one(function: Callable[..., Any], what: str, code: str, parameters: str, action: str) -> None:
+    """That it can be called with one value alone: `what`."""
     try:
         signature = inspect.signature(function)
     except ValueError:  # a function that is not of Python does not say
@@ -104,9 +105,9 @@ def check_takes_job(function: Callable[..., Any]) -> None:
         signature.bind(None)
     except TypeError:
         refuse(
-            f"{function.__name__} cannot be called with a job alone.",
-            "BAD_JOB",
-            f"Write `def {function.__name__}(job: sr.Job)`; parameters come in job.params.",
+            f"{function.__name__} cannot be called with {what} alone.",
+            code,
+            f"Write `def {function.__name__}{parameters}`; {action}.",
         )
 
 
@@ -381,3 +382,27 @@ def check_stretches(count: object, of: specs.StreamSpec | specs.TableSpec) -> in
             "Leave prequential= out, or train on a stream.",
         )
     return count
+
+
+def spread(workers: object, exact: object, *, called_again: bool) -> dict[str, Any]:
+    """How many processes do a training, as TrainSpec has it. `called_again`: for other parameters or rows."""
+    most = specs.MOST_WORKERS
+    if isinstance(workers, bool) or not isinstance(workers, int) or not 0 <= workers <= most:
+        refuse(
+            f"workers={workers!r} is no number from 1 to {most}.", "BAD_TRAINING", "Write workers=2, or leave it out."
+        )
+    if not isinstance(exact, bool):
+        refuse(f"exact={exact!r} is neither True nor False.", "BAD_TRAINING", "Write exact=True, or leave it out.")
+    if exact and not workers:
+        refuse(
+            "exact=True is of a training on workers, and none are declared.",
+            "BAD_TRAINING",
+            "Add workers=1, and write the function with ctx; or leave exact out.",
+        )
+    if workers and called_again:
+        refuse(
+            "A training on workers is called once, and search= and prequential= call it again and again.",
+            "BAD_TRAINING",
+            "Leave them out, or leave workers= out for as long as parameters are searched.",
+        )
+    return {k: v for k, v in (("workers", workers), ("exact", exact)) if v}

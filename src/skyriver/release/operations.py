@@ -79,6 +79,7 @@ def plan_train(
             tables=(source,),
             parent=f"operation/{run}",
             runs_code=True,
+            workers=int(spec["train"].get("workers", 0)),
         )
     )
     jobs.append(

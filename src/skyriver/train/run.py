@@ -7,9 +7,9 @@ import json
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,15 +24,18 @@ from skyriver.train.cleaning import Cleaning, by_column, fit_cleaning
 from skyriver.train.data import TrainingData
 from skyriver.train.evaluate import calibration_of, evaluate, judge, score, take
 from skyriver.train.examine import Examined, examine
+from skyriver.train.export import Export
 from skyriver.train.feed.balance import prepared
-from skyriver.train.fitted import Fitted, recognise
-from skyriver.train.parity import CLEAN, Parity, unusual
+from skyriver.train.parity import CLEAN, unusual
 from skyriver.train.prequential import faded
 from skyriver.train.search.looking import Look
 from skyriver.train.search.study import Found
 from skyriver.train.search.watch import Predict, Watch
 from skyriver.train.slices import Scored, scored
 from skyriver.train.split import Rows, Split, split_rows, validates
+
+if TYPE_CHECKING:
+    from skyriver.train.spread.fit import Spread
 
 PartSummary = tuple[int, int, int, int]
 """(first effective time, last effective time, rows, positives); times in microseconds, 0 for a table."""
@@ -81,9 +84,11 @@ def train(
     progress: Progress,
     tell: Tell = untold,
     look: Look | None = None,
+    spread: Spread | None = None,
 ) -> Trained:
-    """Trains the model `spec` with the user's function `fit`; `delay_us` is the label's delay, None for a table; `tell`
-    takes what the function reports by step. `look` finds parameters where the spec declares a search.
+    """Trains the model `spec` with the user's function `fit`, or with that of `spread` on its workers; `delay_us` is
+    the label's delay, None for a table; `tell` takes what the function reports by step. `look` finds parameters where
+    the spec declares a search.
 
     Raises InvalidInput where the data does not allow it (see `split_rows`) or the model cannot be served exactly (see
     `skyriver.train.fitted`), JobFailed with USER_ERROR where the function failed or returned no model, ONNX_DIFFERS and
@@ -104,19 +109,22 @@ def train(
     progress("fit", 0, len(split.train))
     begun = time.monotonic()
     cleaning = fit_cleaning(spec.train.clean, take(rows.x, split.train))
-    model = _fit(spec.train, rows, split, fit, params, seed, cleaning, fitting.watch, tell)
-    fit_seconds = time.monotonic() - begun
-    progress("convert", 0, 0)
-    fitted = _recognised(model, spec.train, len(rows.names))
-    plain, text = _exported(fitted, spec.train, compress=spec.compress is not None), fitted.text()
-    parity = Parity(fitted, cleaning, rows.names, spec.train.function)
-    differs = parity.check(cleaning.before(plain), take(rows.x, split.test))
-    parity.scores(cleaning.apply(take(rows.x, split.validation)))  # of which the calibration is fitted
-    onnx, calibrated = finish(spec, plain, cleaning, rows, split)
+    data = fitting.data(split.train, params, cleaning, fitting.watch, tell)
+    export = Export(cleaning, rows.names, spec.train.function, compress=spec.compress is not None)
+    unseen = take(rows.x, split.test), take(rows.x, split.validation)
+    if spread is None:
+        model = _call(spec.train, fit, data)
+        fit_seconds = time.monotonic() - begun
+        progress("convert", 0, 0)
+        exported = export(model, *unseen)
+    else:
+        exported = spread.fit(data, export, *unseen)
+        fit_seconds = time.monotonic() - begun
+    onnx, calibrated = finish(spec, exported.onnx, cleaning, rows, split)
     progress("evaluate", 0, len(split.test))
     said = score(onnx, take(rows.x, split.test))
     metrics = evaluate(onnx, rows, split, spec.metrics, said)
-    metrics["onnx_max_difference"] = differs
+    metrics["onnx_max_difference"] = exported.differs
     progress("examine", 0, 0)
     examined = examine(
         spec,
@@ -124,7 +132,7 @@ def train(
         split,
         said,
         metrics,
-        fit_on=lambda part: fitting(part, params, fitting.watch),
+        fit_on=None if spread is not None else lambda part: fitting(part, params, fitting.watch),
         fit_seconds=fit_seconds,
         seed=seed,
     )
@@ -133,7 +141,7 @@ def train(
     serving = None if champion is None or champion.x is None else scored(champion.onnx, take(champion.x, split.test))
     return Trained(
         onnx=onnx,
-        model_text=text,
+        model_text=exported.text,
         metrics=metrics,
         champion_metrics=None if champion is None else _champion_metrics(champion, serving, spec, rows, split),
         champion=serving,
@@ -160,9 +168,8 @@ class _Fitting:
     def __call__(self, part: NDArray[np.int64], params: Mapping[str, Any], watch: Watch) -> Predict:
         """What the model that it gives says of raw rows."""
         cleaning = fit_cleaning(self.spec.clean, take(self.rows.x, part))
-        on_part = replace(self.split, train=part)
-        model = _fit(self.spec, self.rows, on_part, self._fit, params, self.seed, cleaning, watch)
-        fitted = _recognised(model, self.spec, len(self.rows.names))
+        model = _call(self.spec, self._fit, self.data(part, params, cleaning, watch))
+        fitted = Export(cleaning, self.rows.names, self.spec.function, compress=False).recognised(model)
 
         def predict(x: NDArray[np.float32]) -> NDArray[np.float64]:
             try:
@@ -177,6 +184,22 @@ class _Fitting:
                 ) from error
 
         return predict
+
+    def data(
+        self, part: NDArray[np.int64], params: Mapping[str, Any], cleaning: Cleaning, watch: Watch, tell: Tell = untold
+    ) -> TrainingData:
+        data = TrainingData(
+            x=_read_only(cleaning.apply(take(self.rows.x, part))),
+            y=_read_only(take(self.split.labels, part)),
+            names=self.rows.names,
+            time=self.rows.time[part],
+            params=dict(params),
+            seed=self.seed,
+            watch=watch,
+            tell=tell,
+            weights=None if self.rows.weights is None else _read_only(take(self.rows.weights, part)),
+        )
+        return prepared(self.spec, data)
 
 
 def finish(spec: ModelSpec, onnx: bytes, cleaning: Cleaning, rows: Rows, split: Split) -> tuple[bytes, Calibrated]:
@@ -193,29 +216,7 @@ def summarise(rows: Rows, split: Split, part: NDArray[np.int64]) -> PartSummary:
     return int(times.min()), int(times.max()), len(part), int(split.labels[part].sum())
 
 
-def _fit(
-    spec: TrainSpec,
-    rows: Rows,
-    split: Split,
-    fit: Callable[[TrainingData], Any],
-    params: Mapping[str, Any],
-    seed: int,
-    cleaning: Cleaning,
-    watch: Watch,
-    tell: Tell = untold,
-) -> object:
-    data = TrainingData(
-        x=_read_only(cleaning.apply(take(rows.x, split.train))),
-        y=_read_only(take(split.labels, split.train)),
-        names=rows.names,
-        time=rows.time[split.train],
-        params=dict(params),
-        seed=seed,
-        watch=watch,
-        tell=tell,
-        weights=None if rows.weights is None else _read_only(take(rows.weights, split.train)),
-    )
-    data = prepared(spec, data)
+def _call(spec: TrainSpec, fit: Callable[[TrainingData], Any], data: TrainingData) -> object:
     try:
         model: object = fit(data)
     except SkyriverError:
@@ -228,28 +229,6 @@ def _fit(
             next_action=" ".join(_advice(data)),
         ) from error
     return model
-
-
-def _recognised(model: object, spec: TrainSpec, features: int) -> Fitted:
-    try:
-        return recognise(model, features)
-    except SkyriverError as error:
-        error.where = error.where or spec.function
-        raise
-
-
-def _exported(fitted: Fitted, spec: TrainSpec, *, compress: bool) -> bytes:
-    try:
-        if compress and fitted.text() is None:
-            raise InvalidInput(
-                f"compress= cuts the trees of LightGBM, and {spec.function} returned a model of {fitted.framework}.",
-                code="NOT_COMPRESSIBLE",
-                next_action="Leave out compress=, or train with LightGBM.",
-            )
-        return fitted.to_onnx()
-    except SkyriverError as error:
-        error.where = error.where or spec.function
-        raise
 
 
 def _advice(data: TrainingData) -> Iterator[str]:

@@ -82,6 +82,11 @@ class Home:
         return self.root / "studies"
 
     @property
+    def trainings(self) -> Path:
+        """Checkpoints of jobs that are not done; they outlive an attempt."""
+        return self.root / "trainings"
+
+    @property
     def streams(self) -> Path:
         return self.root / "streams"
 

@@ -122,6 +122,17 @@ def test_a_job_proposes_versions_and_nothing_else(cloud: Cloud) -> None:
     assert cloud.loop.snapshot().aside == {}
 
 
+@pytest.mark.parametrize(("workers", "cores"), [(2, 2), (16, 4)])
+def test_work_that_is_spread_takes_a_core_for_each_worker_as_many_as_there_are(workers: int, cores: int) -> None:
+    cloud = Cloud(Capacity(4.0, 4_000))
+    cloud.add("spread", workers=workers)
+    cloud.add("next", limits=Limits(cpus=3))
+    assert cloud.states() == {"spread": "RUNNING", "next": "QUEUED"}
+    assert cloud.get("next").message.endswith(f"free are {4 - cores} cores and 3,488 MB.")
+    assert cloud.compute.specs["t.job.spread"].config["workers"] == cores
+    assert cloud.compute.specs["t.job.spread"].limits == Limits(), "a core is what it counts as, and no limit"
+
+
 def test_what_can_never_fit_is_refused_with_the_numbers(cloud: Cloud) -> None:
     cloud.add("huge", limits=Limits(cpus=64, memory_mb=1))
     huge = cloud.get("huge")

@@ -58,6 +58,23 @@ def test_the_specification_survives_json_and_its_digest_is_stable() -> None:
     assert fit("called as a plain function") == "called as a plain function"
 
 
+def test_how_a_training_is_spread_is_declared_and_unsaid_by_default() -> None:
+    app, payments, frauds = declare()
+    features = app.features("f", payments, {"x": payments.amount})
+
+    @app.train(features, label=frauds)
+    def alone(data: sr.TrainingData) -> None: ...
+
+    @app.train(features, label=frauds, workers=2, exact=True)
+    def together(ctx: Any) -> None: ...
+
+    app.model("one", alone)
+    app.model("many", together)
+    one, many = (app.spec.model(name).to_json()["train"] for name in ("one", "many"))
+    assert not {"workers", "exact"} & one.keys(), "a specification from before has the digest it had"
+    assert (many["workers"], many["exact"]) == (2, True)
+
+
 def test_a_label_declared_after_the_stream_belongs_to_it() -> None:
     app, _, _ = declare()
     assert [label.name for label in app.spec.streams[0].labels] == ["fraud"]
@@ -392,6 +409,41 @@ def a_gate_with_a_metric_that_nobody_measures() -> None:
     def fit(data: sr.TrainingData) -> None: ...
 
     app.model("m", fit, gate=sr.Gate(auuc=">= 0.6"))
+
+
+def spread(function: Callable[..., object], **given: Any) -> None:
+    app, payments, frauds = declare()
+    app.train(app.features("f", payments, {"x": payments.amount}), label=frauds, **given)(function)
+
+
+@refused("BAD_TRAINING", "workers=True is no number from 1 to 64")
+def workers_that_are_no_number() -> None:
+    spread(lambda ctx: None, workers=True)
+
+
+@refused("BAD_TRAINING", "workers=65 is no number from 1 to 64")
+def more_workers_than_there_may_be() -> None:
+    spread(lambda ctx: None, workers=65)
+
+
+@refused("BAD_TRAINING", "exact=True is of a training on workers")
+def exact_without_workers() -> None:
+    spread(lambda data: None, exact=True)
+
+
+@refused("BAD_TRAINING", "A training on workers is called once")
+def a_search_on_workers() -> None:
+    spread(lambda ctx: None, workers=2, search=sr.Search({"rate": sr.Float(0.1, 0.3)}, trials=3))
+
+
+@refused("BAD_TRAINING", "exact='yes' is neither True nor False")
+def exact_in_words() -> None:
+    spread(lambda ctx: None, workers=2, exact="yes")
+
+
+@refused("BAD_TRAINING", "<lambda> cannot be called with a ctx alone")
+def a_training_on_workers_that_takes_more() -> None:
+    spread(lambda ctx, data: None, workers=2)
 
 
 @pytest.mark.parametrize("name", REFUSED)

@@ -241,5 +241,5 @@ def _other(where: str, why: str) -> InvalidInput:
         f"The checkpoint is of another training: {why}.",
         code="OTHER_TRAINING",
         where=where,
-        next_action="Train under another name, or begin anew: `skyriver run MODEL --param resume=no`.",
+        next_action="Run it again: a new run begins anew, and the model's file may change only between runs.",
     )

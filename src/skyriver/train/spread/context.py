@@ -18,6 +18,7 @@ from torch.distributed import Store
 
 from skyriver.core.errors import InvalidInput, JobFailed
 from skyriver.core.spec_augment import AugmentSpec
+from skyriver.train.data import TrainingData
 from skyriver.train.spread.checkpoints import Saver, check_fits, read
 from skyriver.train.spread.feeding import Feeder, Part, source
 from skyriver.train.spread.gradients import Buckets, Parts, Shards
@@ -78,6 +79,8 @@ class Context:
         self.seed = seed
         self.augment: tuple[AugmentSpec, ...] = ()
         """As declared."""
+        self.data: TrainingData | None = None
+        """The training part of the rows, where a model is trained."""
         self._member = Member(pipe, store, worker, self.device)
         if self.device.type == "cuda":
             torch.cuda.set_device(self.device)
@@ -193,6 +196,7 @@ class Context:
         order = self._order = fed.order
         self._data = fed.identity
         feeder = self._feeder = Feeder(fed)
+        self._member.say("plan", order.steps, order.batch)
         try:
             self._check_batch_statistics(order)
             self._enter()

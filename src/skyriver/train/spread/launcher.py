@@ -105,6 +105,7 @@ class Launcher:
         workers: int,
         settings: Mapping[str, Any] | None = None,
         *,
+        on_plan: Callable[[int, int], None] = lambda *_: None,
         on_beat: Callable[[int, float, Mapping[str, float]], None] = lambda *_: None,
         on_change: Callable[[Change], None] = lambda _: None,
         silent_s: float = SILENT_S,
@@ -114,9 +115,11 @@ class Launcher:
         on_choice: Callable[[Choice], None] = lambda _: None,
     ) -> None:
         """`checkpoints`: a folder of this training alone; what is there already is gone on from. `cores` over 0:
-        `workers` are the most, and how many pay, with how many threads, is measured with the first steps."""
+        `workers` are the most, and how many pay, with how many threads, is measured with the first steps. `on_plan`
+        gets the steps there are and the rows of each, `on_beat` a step that was done, its loss and what was
+        reported."""
         self._function, self._hand_over, self._settings = function, hand_over, dict(settings or {})
-        self._beat, self._on_change, self._silent_s = on_beat, on_change, silent_s
+        self._plan, self._beat, self._on_change, self._silent_s = on_plan, on_beat, on_change, silent_s
         self._checkpoints = Checkpoints(checkpoints) if checkpoints is not None else None
         if self._checkpoints is not None:
             self._checkpoints.folder.mkdir(parents=True, exist_ok=True)
@@ -270,6 +273,9 @@ class Launcher:
         if self._members:
             self._early = 0
             self._form((*self._members, worker.number), f"worker {worker.number} is ready")
+
+    def _on_plan(self, worker: _Worker, steps: int, batch: int) -> None:
+        self._plan(steps, batch)
 
     def _on_broken(self, worker: _Worker, generation: int, why: str) -> None:
         """Mostly somebody has died, which is seen by itself in a moment."""

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
+import sysconfig
+import threading
 import traceback
 from collections.abc import Callable, Mapping
 from datetime import timedelta
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import torch
 from torch.distributed import TCPStore
@@ -18,6 +21,8 @@ from torch.distributed import TCPStore
 from skyriver.core.errors import InvalidInput, SkyriverError
 from skyriver.train.spread.context import Context
 from skyriver.train.spread.member import Dismissed
+
+_INSTALLED: Final = (Path(__file__).parents[2], Path(sysconfig.get_path("stdlib")))
 
 
 def work(
@@ -31,6 +36,7 @@ def work(
     """The process's main. What it says: ready, broken, beat, done, result, leaving, failed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # whoever started it all decides what Ctrl-C is
     torch.set_num_threads(int(settings.get("threads", 1)))
+    _without_semaphores()
     ctx: Context | None = None
     try:
         store = TCPStore(*address, is_master=False, timeout=timedelta(seconds=30))
@@ -71,6 +77,14 @@ def _gpu(slot: int) -> str:
     return f"cuda:{slot}"
 
 
+def _without_semaphores() -> None:
+    """tqdm, which torch's exporter calls, makes one for several processes, that `os._exit` would leave behind."""
+    with contextlib.suppress(ImportError):
+        from tqdm import tqdm
+
+        tqdm.set_lock(threading.RLock())
+
+
 def _told(error: BaseException, ctx: Context | None) -> dict[str, str]:
     """As the parts of a `JobFailed`."""
     if isinstance(error, SkyriverError):
@@ -81,7 +95,8 @@ def _told(error: BaseException, ctx: Context | None) -> dict[str, str]:
             "next_action": error.next_action,
         }
     frames = traceback.extract_tb(error.__traceback__)
-    where = f"{Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
+    own = [frame for frame in frames if not _is_installed(frame.filename)] or frames
+    where = f"{Path(own[-1].filename).name}:{own[-1].lineno}" if own else ""
     if _is_out_of_memory(error):
         return {
             "message": f"There was not enough memory for {ctx.batch if ctx is not None else 'the function'}.",
@@ -95,6 +110,11 @@ def _told(error: BaseException, ctx: Context | None) -> dict[str, str]:
         "where": where,
         "next_action": "Correct the function; the log of the job has the traceback.",
     }
+
+
+def _is_installed(file: str) -> bool:
+    """A library's or ours: the line that is told is the function's own."""
+    return "site-packages" in file or file.startswith("<") or any(Path(file).is_relative_to(one) for one in _INSTALLED)
 
 
 def _is_out_of_memory(error: BaseException) -> bool:

@@ -41,6 +41,8 @@ class Job:
     attempt: int = 1
     slot: str = ""
     tracking: Tracking | None = None
+    workers: int = 0
+    """Processes that its work may be spread among."""
 
     @classmethod
     def of(cls, context: ProcessContext, progress: Progress, tracking: Tracking | None = None) -> Job:
@@ -62,6 +64,7 @@ class Job:
             attempt=config.get("attempt", 1),
             slot=config.get("slot") or "",
             tracking=tracking,
+            workers=config.get("workers", 0),
         )
 
     def curve(self, step: int, values: Mapping[str, Any], samples: int = 0, of: int = 0) -> None:
@@ -94,11 +97,15 @@ class Job:
     def stream_directory(self, stream: str) -> Path:
         return self.home.streams / self.tenant / stream
 
+    @property
+    def app_path(self) -> Path:
+        """The application's file, once it is unpacked."""
+        return self.work_dir / "app" / self.code["main"]
+
     def unpack(self) -> Path:
         """The application's file, unpacked from its bundle."""
-        folder = self.work_dir / "app"
-        unpack(self.objects.get(self.code["bundle"]), folder)
-        return folder / self.code["main"]
+        unpack(self.objects.get(self.code["bundle"]), self.work_dir / "app")
+        return self.app_path
 
     def load_app(self) -> App:
         """The application as its author declared it. Raises Conflict (SPEC_DRIFT) when executing the file again gives

@@ -36,6 +36,7 @@ from skyriver.wiring.work.examined import examination
 from skyriver.wiring.work.history import History, delay_of, newest_history, rows_of
 from skyriver.wiring.work.job import CURVE_FILE, Job
 from skyriver.wiring.work.same_features import same_features
+from skyriver.wiring.work.spread import spread_of
 
 
 def work(job: Job) -> dict[str, Any]:
@@ -49,18 +50,20 @@ def work(job: Job) -> dict[str, Any]:
     rows = rows_of(job, model, history)
     same = same_features(job, history, plan_features(features, source), rows) if model.gate.same_features else None
     look = _look(job, model.train)
-    trained = train(
-        model,
-        rows,
-        fit,
-        delay_us=delay_of(model.train, source),
-        params=job.params,
-        seed=int(job.params.get("seed", 0)),
-        champion=_champion(job, model, history, rows),
-        progress=job.progress,
-        tell=job.curve,
-        look=look,
-    )
+    with spread_of(job, model.train) as spread:
+        trained = train(
+            model,
+            rows,
+            fit,
+            delay_us=delay_of(model.train, source),
+            params=job.params,
+            seed=int(job.params.get("seed", 0)),
+            champion=_champion(job, model, history, rows),
+            progress=job.progress,
+            tell=job.curve,
+            look=look,
+            spread=spread,
+        )
     if trained.examined is not None:
         for line in lines(trained.examined):
             print(line, file=sys.stderr, flush=True)

@@ -1,0 +1,134 @@
+"""A training on workers, as the job of a model does it: rows in, one model out that is examined like any other."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from skyriver.core.curves import Tell, untold
+from skyriver.core.errors import disk_error
+from skyriver.core.jobs import Progress
+from skyriver.core.spec_augment import AugmentSpec
+from skyriver.train.data import TrainingData
+from skyriver.train.export import Export, Exported
+from skyriver.train.spread.context import Context
+from skyriver.train.spread.given import get, put, read
+from skyriver.train.spread.launcher import Change, Launcher
+
+log = logging.getLogger(__name__)
+
+SHARDS: Final = 8
+"""Of a step, where the results are the same bits on any number of workers."""
+
+_EXAMINED: Final = ("test", "validation")
+
+Function = Callable[[Context], Any]
+
+
+def to_bytes(exported: Exported) -> bytes:
+    """No pickle: it comes from a process that runs the user's code."""
+    parts = [exported.onnx, exported.text or b""]
+    about = {"differs": exported.differs, "onnx": len(exported.onnx), "has_text": exported.text is not None}
+    return b"\n".join([json.dumps(about).encode(), b"".join(parts)])
+
+
+def from_bytes(data: bytes) -> Exported:
+    head, body = data.split(b"\n", 1)
+    about = json.loads(head)
+    end = about["onnx"]
+    return Exported(body[:end], body[end:] if about["has_text"] else None, about["differs"])
+
+
+@dataclass(frozen=True, slots=True)
+class _Called:
+    """What a worker does: the function, loaded in its process."""
+
+    load: Callable[[], Function]
+    folder: Path
+    augment: tuple[AugmentSpec, ...]
+
+    def __call__(self, ctx: Context) -> Any:
+        ctx.data, ctx.augment = get(self.folder, self.augment), self.augment
+        return self.load()(ctx)
+
+
+@dataclass(frozen=True, slots=True)
+class _Exported:
+    """What comes of the worker that is done first."""
+
+    export: Export
+    folder: Path
+
+    def __call__(self, ctx: Context, model: Any) -> bytes:
+        return to_bytes(self.export(model, *(read(self.folder / f"{name}.npy") for name in _EXAMINED)))
+
+
+@dataclass(slots=True)
+class Spread:
+    """`load` is pickled: it gives the function in a worker's process. There are `workers` at most, on as many cores;
+    with `all_of_them` so many whether it pays or not. `folder` is this attempt's; what is in `checkpoints` is gone on
+    from, and outlives it. `tell` takes the loss and what is reported, step by step."""
+
+    load: Callable[[], Function]
+    workers: int
+    exact: bool
+    folder: Path
+    checkpoints: Path
+    progress: Progress
+    tell: Tell = untold
+    all_of_them: bool = False
+    launcher: Launcher | None = None
+    _steps: int = 0
+    _batch: int = 0
+    _told: int = 0
+
+    def fit(
+        self, data: TrainingData, export: Export, test: NDArray[np.float32], validation: NDArray[np.float32]
+    ) -> Exported:
+        """The function does not get the rows of `test` and `validation`, by which its model is examined. Raises
+        Stopped, JobFailed, and what `export` does as JobFailed."""
+        try:
+            put(self.folder, data)
+            for name, x in zip(_EXAMINED, (test, validation), strict=True):
+                np.save(self.folder / f"{name}.npy", x)
+        except OSError as error:
+            raise disk_error(error, "The rows of the training cannot be kept", str(self.folder)) from error
+        context = {"shards": SHARDS if self.exact else 0, "seed": data.seed, "params": dict(data.params)}
+        self.launcher = Launcher(
+            _Called(self.load, self.folder, data.augment),
+            _Exported(export, self.folder),
+            self.workers,
+            {"context": context},
+            on_plan=self._plan,
+            on_beat=self._beat,
+            on_change=self._change,
+            checkpoints=self.checkpoints,
+            cores=0 if self.all_of_them else self.workers,
+            on_choice=lambda choice: log.info("%s", choice.why),
+        )
+        return from_bytes(self.launcher.run())
+
+    def stop(self, within_s: float) -> None:
+        """As `Launcher.stop`. Before there is one nothing is lost: the process is ended past its grace."""
+        if self.launcher is not None:
+            self.launcher.stop(within_s)
+
+    def _plan(self, steps: int, batch: int) -> None:
+        self._steps, self._batch = steps, batch
+
+    def _beat(self, step: int, loss: float, values: Mapping[str, float]) -> None:
+        self.progress("fit", step, self._steps)
+        samples = max(0, step - self._told) * self._batch
+        self._told = step
+        self.tell(step, {"loss": loss, **values}, samples, self._steps)
+
+    def _change(self, change: Change) -> None:
+        who = "1 worker goes" if change.workers == 1 else f"{change.workers} workers go"
+        log.info("%s on from step %s: %s", who, f"{change.step:,}", change.why)

@@ -1,0 +1,83 @@
+"""A model's training on several processes: which function they call, where their checkpoints are, how they end."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from skyriver.client.appfile import load_app
+from skyriver.core.errors import InvalidInput
+from skyriver.core.spec import TrainSpec
+from skyriver.wiring.work.job import Job
+
+if TYPE_CHECKING:
+    from skyriver.train.spread.fit import Spread
+
+STOP_S: Final = 8.0
+"""Before the grace of who asked it to end is over."""
+
+
+def load_function(path: Path, function: str) -> Callable[[Any], Any]:
+    """In a worker's process."""
+    return load_app(path).functions[function]
+
+
+def _tell() -> None:
+    """What is said of a training goes into the job's log, a line each."""
+    told = logging.getLogger("skyriver.train.spread")
+    if not told.handlers:
+        told.addHandler(logging.StreamHandler())
+        told.setLevel(logging.INFO)
+        told.propagate = False
+
+
+@contextmanager
+def spread_of(job: Job, spec: TrainSpec) -> Iterator[Spread | None]:
+    """None: the function is called once, in this process. While it is open SIGTERM lets the workers end their step and
+    leave a checkpoint, from which the next attempt goes on; then it ends this process. Raises InvalidInput
+    (MISSING_PACKAGE)."""
+    if not spec.workers:
+        yield None
+        return
+    try:
+        from skyriver.train.spread.fit import Spread
+        from skyriver.train.spread.launcher import Stopped
+    except ModuleNotFoundError as error:
+        raise InvalidInput(
+            f"A training on workers needs the package {error.name}, which this environment does not have.",
+            code="MISSING_PACKAGE",
+            where=spec.function,
+            next_action="pip install 'skyriver[torch]'; or name torch and safetensors in the application's"
+            " requirements.txt.",
+        ) from error
+    _tell()
+    checkpoints = job.home.trainings / job.tenant / job.target / job.name
+    for other in checkpoints.parent.glob("*"):  # those of one model run one after the other
+        if other != checkpoints:
+            shutil.rmtree(other, ignore_errors=True)
+    spread = Spread(
+        partial(load_function, job.app_path, spec.function),
+        job.workers or spec.workers,
+        spec.exact,
+        job.work_dir / "spread",
+        checkpoints,
+        job.progress,
+        job.curve,
+    )
+    before = signal.signal(signal.SIGTERM, lambda *_: spread.stop(STOP_S))
+    try:
+        yield spread
+    except Stopped:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        os.kill(os.getpid(), signal.SIGTERM)
+        raise
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    shutil.rmtree(checkpoints, ignore_errors=True)

@@ -1,0 +1,119 @@
+"""A training on workers as a model's job does it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+from torch import nn  # noqa: E402
+
+from skyriver.core.errors import JobFailed  # noqa: E402
+from skyriver.train.cleaning import fit_cleaning  # noqa: E402
+from skyriver.train.data import TrainingData  # noqa: E402
+from skyriver.train.evaluate import score  # noqa: E402
+from skyriver.train.export import Export, Exported  # noqa: E402
+from skyriver.train.spread.fit import Spread, from_bytes, to_bytes  # noqa: E402
+from skyriver.train.spread.given import get, put  # noqa: E402
+
+
+def data(rows: int = 300) -> TrainingData:
+    chance = np.random.default_rng(1)
+    x = chance.normal(size=(rows, 3)).astype(np.float32)
+    y = (x[:, 0] > 0).astype(np.float32)
+    return TrainingData(x, y, ("a", "b", "c"), np.arange(rows, dtype=np.int64), {"epochs": 2}, seed=7)
+
+
+def net(ctx: Any) -> Any:
+    """What is given to it says who it is."""
+    assert ctx.data.names == ("a", "b", "c")
+    assert ctx.seed == ctx.data.seed == 7
+    model = nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 1), nn.Sigmoid())
+    optimizer = torch.optim.Adam(model.parameters(), 1e-2)
+    ctx.state(model, optimizer)
+    for x, y in ctx.steps((ctx.data.x, ctx.data.y), 50, ctx.params["epochs"]):
+        ctx.backward(nn.functional.binary_cross_entropy(model(x)[:, 0], y))
+        ctx.step()
+    return model
+
+
+def wrong(ctx: Any) -> Any:
+    raise ZeroDivisionError("by nothing")
+
+
+def no_model(ctx: Any) -> Any:
+    net(ctx)
+    return {"weights": 1}
+
+
+def load_net() -> Any:
+    return net
+
+
+def load_wrong() -> Any:
+    return wrong
+
+
+def load_no_model() -> Any:
+    return no_model
+
+
+def spread(folder: Path, load: Any = load_net, workers: int = 1, told: list[Any] | None = None) -> Spread:
+    def progress(stage: str, done: int, total: int) -> None:
+        if told is not None:
+            told.append((stage, done, total))
+
+    return Spread(load, workers, True, folder / "given", folder / "checkpoints", progress, all_of_them=True)
+
+
+def fit(of: Spread) -> Exported:
+    return of.fit(data(), Export(fit_cleaning(None, data().x), ("a", "b", "c"), "net", False), data(20).x, data(5).x)
+
+
+def test_a_model_of_two_workers_is_that_of_one(tmp_path: Path) -> None:
+    told: list[Any] = []
+    one = fit(spread(tmp_path / "one"))
+    two = fit(spread(tmp_path / "two", workers=2, told=told))
+    assert two.text is None
+    assert two.differs < 1e-6
+    np.testing.assert_array_equal(score(one.onnx, data().x), score(two.onnx, data().x))
+    assert told[-1] == ("fit", 12, 12)
+
+
+@pytest.mark.parametrize("text", [None, b"", b"of\nlines\n"], ids=["none", "empty", "lines"])
+def test_what_is_handed_over_comes_whole(text: bytes | None) -> None:
+    exported = Exported(b"onnx\n", text, 1e-7)
+    assert from_bytes(to_bytes(exported)) == exported
+
+
+def test_what_a_worker_gets_is_what_was_put(tmp_path: Path) -> None:
+    given = data(10)
+    put(tmp_path, given)
+    found = get(tmp_path)
+    for name in ("x", "y", "time"):
+        np.testing.assert_array_equal(getattr(found, name), getattr(given, name))
+    assert (found.names, found.params, found.seed) == (given.names, given.params, given.seed)
+    assert found.weights is None
+    weights = np.ones(10, np.float32)
+    put(tmp_path / "weighed", replace(given, weights=weights))
+    again = get(tmp_path / "weighed").weights
+    assert again is not None
+    np.testing.assert_array_equal(again, weights)
+    found.x[0] = 5.0  # its own copy
+    np.testing.assert_array_equal(get(tmp_path).x, given.x)
+
+
+@pytest.mark.parametrize(
+    ("load", "said"), [(load_wrong, "ZeroDivisionError: by nothing"), (load_no_model, "returned dict, not a model")]
+)
+def test_what_is_wrong_with_a_function_is_told(tmp_path: Path, load: Any, said: str) -> None:
+    with pytest.raises(JobFailed, match=said) as error:
+        fit(spread(tmp_path, load))
+    assert error.value.code == "USER_ERROR"
+    assert error.value.next_action
+    if load is load_wrong:
+        assert error.value.where.startswith("test_spread_fit.py:")
