@@ -538,6 +538,14 @@ def test_the_sum_of_two_is_measured_in_one_process() -> None:
     assert 0 < small < large < 5.0
 
 
+def test_a_sum_that_cannot_be_measured_ends_no_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: Any) -> None:
+        raise RuntimeError("no interface")
+
+    monkeypatch.setattr("skyriver.train.spread.measuring.ProcessGroupGloo", refused)
+    assert pair_seconds(10, torch.float32) == 0.0
+
+
 def test_what_two_modules_share_learns_once(line: Line) -> None:
     encoder = nn.Linear(6, 4)
     decoder = nn.Sequential(encoder, nn.Linear(4, 1))

@@ -105,8 +105,8 @@ class Context:
         self._ending = False
         self._now: _Step | None = None
         self._watch = Stopwatch()
-        self._is_timed = False
-        """The launcher was told of this generation's steps."""
+        self._to_measure = ""
+        """What the launcher wants to know of this generation, and was not told yet."""
         self._rows = 0
         """Of the part that was begun last."""
 
@@ -343,7 +343,7 @@ class Context:
         """All have the state of whoever has committed most, or, where nobody was in a group yet, of the checkpoint that
         the launcher names."""
         self._watch.begin()
-        self._is_timed = False
+        self._to_measure = self._member.measures if group.rank == 0 else ""
         if threads := self._member.threads:
             torch.set_num_threads(threads)
         if isinstance(self._parts, Buckets):
@@ -478,7 +478,8 @@ class Context:
         for scheduler in self._schedulers.values():
             scheduler.step()
         self._watch.lap("update")
-        self._watch.step()
+        if self._to_measure:
+            self._watch.step()
         self._step += 1
         now.done, self._ending = True, bool(ends)
         values = dict(zip(now.told, told, strict=False))
@@ -492,21 +493,22 @@ class Context:
 
     def _tell_times(self, order: Order, feeder: Feeder, parts: int) -> None:
         """Where the launcher asked for them; once."""
-        if self._is_timed or self.rank or not (wanted := self._member.measures):
+        if not self._to_measure:
             return
         timed = self._watch.found(feeder.took_s * parts, feeder.ahead)
         if timed is None:
             return
-        self._is_timed = True
         assert self._parts is not None
+        pair = self._to_measure == "pair" and self.device.type == "cpu"
         size, dtype = sum(p.numel() for p in self._parts.parameters), self._parts.parameters[0].dtype
         about = About(
             rows=order.batch,
             left=order.steps - self._step,
-            pair_s=pair_seconds(size, dtype) if wanted == "pair" else 0.0,
+            pair_s=pair_seconds(size, dtype) if pair else 0.0,
             last=self._parts.last,
             can_cut=not self._has_batch_statistics,
         )
+        self._to_measure = ""
         self._member.say("timed", self._member.group.generation, timed, about)
 
     def _of_step(self, called: str) -> _Step:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from statistics import median
@@ -66,12 +67,13 @@ class Stopwatch:
 
 def pair_seconds(size: int, dtype: torch.dtype) -> float:
     """That two workers of this machine take to sum a vector of so many numbers, as their backend does it: two threads
-    of this process are its ends. Raises RuntimeError."""
-    store, took, failed = HashStore(), list[float](), list[RuntimeError]()
+    of this process are its ends. 0, where they cannot be connected: the law then promises too much, and more workers
+    are tried."""
+    store, took = HashStore(), list[float]()
     some = max(1, min(size, PAIR_BYTES // torch.empty(0, dtype=dtype).element_size()))
 
     def end(rank: int) -> None:
-        try:
+        with suppress(RuntimeError):  # all that the backend throws
             group = ProcessGroupGloo(PrefixStore("pair", store), rank, 2, timedelta(seconds=PAIR_S))
             vector = torch.zeros(some, dtype=dtype)
             for _ in range(PAIR_CALLS):
@@ -79,13 +81,9 @@ def pair_seconds(size: int, dtype: torch.dtype) -> float:
                 group.allreduce([vector]).wait()
                 if rank == 0:
                     took.append(time.monotonic() - begun)
-        except RuntimeError as error:
-            failed.append(error)
 
     other = threading.Thread(target=end, args=(1,))
     other.start()
     end(0)
     other.join()
-    if failed:
-        raise failed[0]
-    return float(median(took) * size / some)
+    return float(median(took) * size / some) if len(took) == PAIR_CALLS else 0.0
