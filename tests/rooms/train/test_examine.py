@@ -368,6 +368,7 @@ def test_trials_that_fail_do_not_end_the_training(tmp_path: Path) -> None:
     with pytest.raises(JobFailed, match="ValueError: never") as caught:
         _train(spec, fit=lambda data: math.floor(_raise()), look=_look(spec, tmp_path / "never"))
     assert caught.value.code == "TRIALS_FAILED"
+    assert _train(spec, look=_look(spec, tmp_path / "never")).found, "the next run does not go on with that"
 
 
 def _raise() -> float:

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from skyriver.core.errors import JobFailed
 from skyriver.core.jobs import Progress
 from skyriver.core.spec import TrainSpec
 from skyriver.train.cleaning import fit_cleaning
@@ -70,17 +71,21 @@ class Look:
             print(f"search: begins anew, for there is another {journal.begun_anew} than before", file=sys.stderr)
         elif journal.trials:
             print(f"search: goes on after {len(journal.trials)} trials that are done", file=sys.stderr)
-        found = search(
-            spec,
-            space,
-            self.budget,
-            HeldOut(x, cleaned, labels, len(learned)),
-            lambda chosen, watch: fitting(learned, {**params, **chosen}, watch),
-            journal,
-            seed=fitting.seed,
-            clock=self.clock,
-            progress=progress,
-        )
+        try:
+            found = search(
+                spec,
+                space,
+                self.budget,
+                HeldOut(x, cleaned, labels, len(learned)),
+                lambda chosen, watch: fitting(learned, {**params, **chosen}, watch),
+                journal,
+                seed=fitting.seed,
+                clock=self.clock,
+                progress=progress,
+            )
+        except JobFailed:  # nothing came of them: the next run is not to go on with that
+            self.done()
+            raise
         print(f"search: {found}", file=sys.stderr, flush=True)
         return found
 
