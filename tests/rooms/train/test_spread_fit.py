@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -54,6 +55,21 @@ def load_net() -> Any:
     return net
 
 
+def slow_net(ctx: Any) -> Any:
+    """A step of eight shards takes a fifth of a second, of nobody's processor."""
+    model = nn.Sequential(nn.Linear(3, 1), nn.Sigmoid())
+    ctx.state(model, torch.optim.SGD(model.parameters(), 1e-2))
+    for x, y in ctx.steps((ctx.data.x, ctx.data.y), 50):
+        time.sleep(0.025)
+        ctx.backward(nn.functional.binary_cross_entropy(model(x)[:, 0], y))
+        ctx.step()
+    return model
+
+
+def load_slow_net() -> Any:
+    return slow_net
+
+
 def load_wrong() -> Any:
     return wrong
 
@@ -82,6 +98,16 @@ def test_a_model_of_two_workers_is_that_of_one(tmp_path: Path) -> None:
     assert two.differs < 1e-6
     np.testing.assert_array_equal(score(one.onnx, data().x), score(two.onnx, data().x))
     assert told[-1] == ("fit", 12, 12)
+
+
+def test_unless_all_are_wanted_the_log_says_whether_they_pay(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Two would take half as long, for the two steps that are left: none is started."""
+    caplog.set_level("INFO", logger="skyriver.train.spread")
+    fit(replace(spread(tmp_path, load_slow_net, workers=2), all_of_them=False))
+    [why] = [record.getMessage() for record in caplog.records if "trained on" in record.getMessage()]
+    assert why.startswith("2 workers would take ")
+    assert "steps are over before a start of" in why
+    assert why.endswith("trained on one")
 
 
 @pytest.mark.parametrize("text", [None, b"", b"of\nlines\n"], ids=["none", "empty", "lines"])
