@@ -6,6 +6,7 @@ support, and takes what a branch did with the example for what it always does.
 
 from __future__ import annotations
 
+import logging
 import warnings
 from dataclasses import dataclass
 from functools import cached_property
@@ -107,6 +108,8 @@ def _export(model: Any, features: int) -> Any:
 
     package("onnxscript", "torch", "The ONNX form of a torch module")
     rows = torch.export.Dim("n", min=1)
+    # or the log of each training says that torchvision, which nobody asked for, is not installed
+    logging.getLogger("torch.onnx._internal.exporter._registration").setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", r".*isinstance\(treespec, LeafSpec\)", FutureWarning)  # of torch itself
