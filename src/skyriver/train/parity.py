@@ -63,7 +63,8 @@ class Parity:
                 f" test rows ({allowed:.1g} is allowed).",
                 self._remedy(),
             )
-        self._check_alone(onnx, x[:_SINGLY], expected, allowed)
+        if self.fitted.continuous:  # trees know no batch
+            self._check_alone(onnx, x[:_SINGLY], expected, allowed)
         return found
 
     def scores(self, x: NDArray[np.float32]) -> Scores:

@@ -35,7 +35,9 @@ def _text(rows: Rows, trees: int = 80, **settings: Any) -> bytes:
     return lightgbm.train(given, lightgbm.Dataset(data.x, data.y), trees).model_to_string().encode()
 
 
-def _compress(rows: Rows, text: bytes, spec: ModelSpec = SPEC, gate: str = "") -> tuple[Candidate, ...]:
+def _compress(
+    rows: Rows, text: bytes, spec: ModelSpec = SPEC, gate: str = "", *, known: bool = True
+) -> tuple[Candidate, ...]:
     split = split_rows(SPEC.train, rows, None, validate=True)  # type: ignore[arg-type]
     onnx, _ = calibrate(spec.calibrate, to_onnx(read_lightgbm(text.decode())), rows, split)
     metrics = evaluate(onnx, rows, split, ())
@@ -44,7 +46,7 @@ def _compress(rows: Rows, text: bytes, spec: ModelSpec = SPEC, gate: str = "") -
         rows,
         delay_us=None,
         onnx=onnx,
-        model_text=text,
+        model_text=text if known else None,
         metrics=metrics | {"onnx_max_difference": 0.0},
         gate=lambda _: gate,
         progress=lambda *_: None,
@@ -150,3 +152,14 @@ def test_not_asked_for_is_not_done() -> None:
 def test_a_ready_file_has_no_trees_to_cut() -> None:
     with pytest.raises(InvalidInput, match="ready file"):
         _compress(_rows(), _text(_rows(), trees=1), ModelSpec(name="model", onnx="model.onnx"))
+
+
+def test_of_a_model_without_text_only_the_trained_one_is_measured() -> None:
+    rows, spec = _rows(), SPEC.model_copy(update={"compress": None})
+    (with_text,) = _compress(rows, _text(rows), spec)
+    (without,) = _compress(rows, _text(rows), spec, known=False)
+    assert (without.name, without.trees, without.kept) == ("trained", 0, True)
+    assert (without.onnx, without.metrics) == (with_text.onnx, with_text.metrics)
+    with pytest.raises(InvalidInput, match="none of LightGBM") as refused:
+        _compress(rows, _text(rows), known=False)
+    assert refused.value.code == "NOT_COMPRESSIBLE"

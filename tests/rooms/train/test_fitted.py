@@ -36,6 +36,7 @@ from skyriver.train.data import TrainingData
 from skyriver.train.evaluate import score
 from skyriver.train.fitted import recognise
 from skyriver.train.fitted.estimator import Sklearn
+from skyriver.train.fitted.fitted_exam import check_fitted
 from skyriver.train.parity import furthest
 
 Fit = Callable[[TrainingData], Any]
@@ -92,7 +93,7 @@ def test_a_model_of_each_framework_becomes_one_graph_that_scores_as_it_does(name
     assert (fitted.framework, fitted.features) == (framework, 3)
     assert (trained.model_text is not None) == (framework == "LightGBM")
     assert MEANS in session.get_modelmeta().custom_metadata_map
-    assert furthest(fitted.predict(rows().x), score(trained.onnx, rows().x)) < 1e-5
+    check_fitted(fitted, rows().x)
     assert train_by(fit, calibrate="platt").onnx == trained.onnx, "the same training gives the same bytes"
 
 

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,9 +11,11 @@ from fitted_rows import rows, train_by
 
 from skyriver.core.errors import SkyriverError
 from skyriver.core.spec import CleanSpec
+from skyriver.decide.decision.reasons import Explainer
 from skyriver.train.data import TrainingData
 from skyriver.train.evaluate import score
 from skyriver.train.fitted import recognise
+from skyriver.train.fitted.fitted_exam import check_fitted
 from skyriver.train.fitted.keras_layers import UnknownLayer, export_layers
 
 os.environ.setdefault("KERAS_BACKEND", "torch")
@@ -33,7 +36,7 @@ def _fit(*layers: Any, epochs: int = 3, loss: str = "binary_crossentropy") -> Ca
     return fit
 
 
-def test_a_sequential_model_is_served_as_it_predicts() -> None:
+def test_a_sequential_model_is_served_as_it_predicts(tmp_path: Path) -> None:
     made: list[Any] = []
     fit = _fit(L.Dense(16, activation="relu"), L.BatchNormalization(), L.Dropout(0.2), L.Dense(1, activation="sigmoid"))
     trained = train_by(
@@ -45,6 +48,8 @@ def test_a_sequential_model_is_served_as_it_predicts() -> None:
     assert trained.metrics["onnx_max_difference"] < 1e-5
     assert trained.metrics["auc"] > 0.85
     assert trained.calibrated.method == "platt"
+    told = Explainer.load(trained.onnx, ("a", "b", "c"), tmp_path)
+    assert (told.method, told.unit) == ("integrated gradients", "log-odds")
     fitted = recognise(made[0], 3)
     assert (fitted.framework, fitted.features, fitted.text()) == ("Keras", 3, None)
     x = np.random.default_rng(0).normal(size=(300, 3)).astype(np.float32)
@@ -107,7 +112,7 @@ def test_layers_are_written_down_as_keras_computes_them() -> None:
     made = export_layers(model, 3)
     fitted = recognise(model, 3)
     np.testing.assert_allclose(score(made.SerializeToString(), x), fitted.predict(x), atol=1e-6)
-    np.testing.assert_allclose(score(fitted.to_onnx(), x), fitted.predict(x), atol=1e-6)
+    check_fitted(fitted, x)
 
 
 @pytest.mark.parametrize(
