@@ -482,7 +482,7 @@ class Context:
             self._watch.step()
         self._step += 1
         now.done, self._ending = True, bool(ends)
-        values = dict(zip(now.told, told, strict=False))
+        values = {"waited": round(self.waited, 4), **dict(zip(now.told, told, strict=False))}
         self._member.beat(self._step, loss, values, time.monotonic() - begun, last=is_last or self._ending)
         self._save()
         if self._member.stopping and changes:
