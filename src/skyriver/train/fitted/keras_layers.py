@@ -1,8 +1,8 @@
 """Keras models of the layers that nets on tables are made of, as ONNX, whatever backend Keras runs on.
 
-Keras itself exports by its backend: on torch by tracing, on TensorFlow by tf2onnx, on each another graph, and on
-TensorFlow with a package that application and product would have to share. What Dense and its like compute is a few
-operators, so they are written down here; a layer that is not is left to Keras. Parity on real rows judges both.
+Keras itself exports by its backend: on torch by tracing, on TensorFlow by tf2onnx, one more package in the user's
+environment, and on each another graph. What Dense and its like compute is a few operators, so they are written down
+here; a layer that is not is left to Keras. Parity on real rows judges both.
 """
 
 from __future__ import annotations
