@@ -122,12 +122,12 @@ def kills(document: Document, quick: bool) -> None:
             found.append(one)
         launcher.stop(2.0)
         thread.join(30.0)
-    next_s, full_s = ([getattr(of, name) for of in found] for name in ("next_s", "full_s"))
+    next_s, full_s = ([getattr(of, name) for of in found] for name in ("new_s", "full_s"))
     document.row("skyriver", "kills", times=times, next_p50=round(median(next_s), 3), full_p50=round(median(full_s), 3))
     document.measured("kill_to_step_p95_seconds", round(p95(next_s), 3))
     document.measured("full_size_p95_seconds", round(p95(full_s), 3))
     document.measured("steps_lost", sum(of.lost for of in found))
-    steps_wanted = 200 if quick else 1_500
+    steps_wanted = 200 if quick else 600
     whole = same_bits(steps_wanted, 1, None)
     disturbed = same_bits(steps_wanted, 2, chance)
     document.measured("bit_equal", float(whole == disturbed))
