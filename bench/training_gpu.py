@@ -67,7 +67,7 @@ def step_seconds(size: str, precision: str, workers: int, steps: int, shards: in
         params = {"size": size, "precision": precision, "told": folder, "batches": workers, "steps": steps}
         settings = {"context": {"shards": shards, "params": params, "device": "cuda"}}
         Launcher(train, digest, workers, settings).run()
-        found = [(at, step) for at, step, world in Steps(Path(folder)).look() if world == workers]
+        found = [(at, step) for at, step, world, *_ in Steps(Path(folder)).look() if world == workers]
     times = sorted({step: at for at, step in reversed(found)}.items())[5:]
     return median(b[1] - a[1] for a, b in pairwise(times))
 
@@ -153,7 +153,7 @@ def same_bits(wanted: int, workers: int, chance: random.Random | None) -> bytes:
         steps, killed = Steps(Path(folder)), 0.0
         launcher, thread, found = begun(steps, wanted, SHARDS, workers)
         while chance is not None and thread.is_alive():
-            steps.until(lambda seen: not thread.is_alive() or any(at > killed and n == 2 for at, _, n in seen))  # noqa: B023
+            steps.until(lambda seen: not thread.is_alive() or any(at > killed and n == 2 for at, _, n, *_ in seen))  # noqa: B023
             time.sleep(chance.uniform(0.5, 1.5))
             killed = time.monotonic()
             try:
