@@ -234,6 +234,41 @@ def test_a_delta_table_at_a_version_whose_columns_grew(tmp_path: Path) -> None:
         sr.rows(table, x=["a"], version=9)
 
 
+@pytest.mark.parametrize("missing", [False, True], ids=["whole", "missing"])
+def test_a_delta_table_has_the_columns_of_its_own_version_alone(tmp_path: Path, missing: bool) -> None:
+    import deltalake
+
+    table = tmp_path / "table"
+    deltalake.write_deltalake(table, frame(300).drop("w"), partition_by=["label"])
+    deltalake.write_deltalake(table, frame(200, 300), mode="append", schema_mode="merge")
+
+    def refused(x: list[str], **given: Any) -> InvalidInput:
+        with pytest.raises(InvalidInput) as refused:
+            sr.rows(table, x=x, missing=missing, **given)
+        return refused.value
+
+    misspelt = refused(["a", "bb"])
+    assert (misspelt.code, "did you mean 'b'?" in misspelt.message) == ("MISSING_COLUMN", True)
+    assert refused(["a", "w"], version=0).code == "MISSING_COLUMN"
+    for partition in (refused(["a", "label"]), refused(["a"], y="label")):
+        assert (partition.code, "is partitioned by 'label'" in partition.message) == ("BAD_DATASET", True)
+    assert len(sr.rows(table, x=["a", "b"], missing=missing)) == 500
+
+
+def test_a_delta_table_with_column_mapping_is_refused(tmp_path: Path) -> None:
+    import deltalake
+
+    table = tmp_path / "table"
+    deltalake.write_deltalake(table, frame(30))
+    log = table / "_delta_log" / "00000000000000000000.json"
+    mapped = log.read_text().replace('"configuration":{', '"configuration":{"delta.columnMapping.mode":"name"')
+    assert mapped != log.read_text()
+    log.write_text(mapped)
+    with pytest.raises(InvalidInput, match="column mapping") as refused:
+        sr.rows(table, x=["a"], missing=True)
+    assert refused.value.code == "BAD_DATASET"
+
+
 def test_a_table_of_the_cloud(tmp_path: Path) -> None:
     from skyriver.adapters.delta.tables import DeltaTables
 

@@ -7,6 +7,7 @@ import hashlib
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -14,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skyriver.core.errors import Conflict, InvalidInput, NotFound, Unavailable
+from skyriver.core.names import nearest
 from skyriver.core.spec_augment import AugmentSpec
 from skyriver.train.feed.augment import augmented
 from skyriver.train.feed.footer import NoFooter, read_footer
@@ -244,7 +246,7 @@ def rows(
             code="BAD_DATASET",
             next_action="Leave version= out.",
         )
-    found = _of_delta(first, version) if first is not None and is_delta else _of_paths(given)
+    found = _of_delta(first, version, columns) if first is not None and is_delta else _of_paths(given)
     return FileRows(found, columns, 1 + bool(y) + bool(weight), missing=missing, window=window, fill=is_delta)
 
 
@@ -267,13 +269,14 @@ def _of_paths(given: Iterable[str | Path]) -> list[Path]:
     return list(dict.fromkeys(found))
 
 
-def _of_delta(folder: Path, version: int | None) -> list[Path]:
-    """Its data files, in an order that the version alone decides."""
+def _of_delta(folder: Path, version: int | None, columns: Sequence[str]) -> list[Path]:
+    """Its data files, in an order that the version alone decides; `columns` are those that they are read for."""
     import deltalake
 
     try:
         table = deltalake.DeltaTable(folder, version=version)
-        features = table.protocol().reader_features or []
+        features, metadata = table.protocol().reader_features or [], table.metadata()
+        known = [field.name for field in table.schema().fields]
         files = sorted(Path(path.removeprefix("file://")) for path in table.file_uris())
     except (deltalake.exceptions.DeltaError, OSError, ValueError) as error:
         raise NotFound(
@@ -290,6 +293,29 @@ def _of_delta(folder: Path, version: int | None) -> list[Path]:
             where=str(folder),
             next_action="Rewrite the table without deletion vectors (in Spark: REORG TABLE ... APPLY (PURGE)).",
         )
+    if metadata.configuration.get("delta.columnMapping.mode", "none") != "none":
+        raise InvalidInput(
+            f"The Delta table {folder} has column mapping: its files have other names for the columns than itself.",
+            code="BAD_DATASET",
+            where=str(folder),
+            next_action="Write its rows into a table without column mapping, and give that one.",
+        )
+    for column in columns:  # a file without it is filled: only the table knows whether there is such a column
+        if column not in known:
+            near = get_close_matches(column, known, n=1) or known[:30]
+            raise InvalidInput(
+                f"There is no column {column!r} in the Delta table {folder}{nearest(column, near)}.",
+                code="MISSING_COLUMN",
+                where=str(folder),
+                next_action="Correct the name, or give a version of the table that has the column.",
+            )
+        if column in metadata.partition_columns:
+            raise InvalidInput(
+                f"The Delta table {folder} is partitioned by {column!r}, and the files have no such column.",
+                code="BAD_DATASET",
+                where=str(folder),
+                next_action="Leave it out, or write the same values into a column that it is not partitioned by.",
+            )
     if not files:
         raise InvalidInput(f"There is no row in {folder}.", code="EMPTY_FILE", next_action="Give one that has rows.")
     return [path if path.is_absolute() else folder / path for path in files]
