@@ -12,7 +12,7 @@ import pytest
 
 pytest.importorskip("torch")
 ROOT = Path(__file__).parents[2]
-SLOWLY = 20
+SLOWLY = 200
 """Times as long as it says: what this process stands still is little against it."""
 
 

@@ -1,3 +1,4 @@
+import dataclasses
 import math
 from collections.abc import Mapping
 from datetime import date
@@ -243,28 +244,63 @@ def test_a_training_without_a_search_is_never_stopped() -> None:
     assert watch.after_tree(None) is None  # type: ignore[func-returns-value]
 
 
-@pytest.mark.parametrize("settings", [{}, {"boosting": "dart"}, {"objective": "regression"}, FOREST])
-def test_looks_at_trees_say_what_the_model_says(settings: dict[str, Any]) -> None:
+RARELY_DROPS = {"drop_rate": 0.05, "skip_drop": 0.8}
+
+
+@pytest.mark.parametrize(
+    ("settings", "anew"),
+    [
+        ({}, 2),
+        ({"boosting": "gbrt"}, 2),
+        ({"boosting_type": "goss"}, 2),
+        ({"boosting": "dart"}, 10),
+        *(({name: "dart", "seed": 2, **RARELY_DROPS}, 10) for name in ("boosting", "boosting_type", "boost")),
+        ({"objective": "regression"}, 10),
+        (FOREST, 10),
+    ],
+)
+def test_looks_at_trees_say_what_the_model_says(settings: dict[str, Any], anew: int) -> None:
     import lightgbm
 
     luck = np.random.default_rng(0)
     x = luck.normal(size=(500, 3)).astype(np.float32)
     y = (x[:, 0] + luck.normal(size=500) > 0).astype(np.float32)
     seen: list[Any] = []
+    truth: list[Any] = []
+    whole: list[int] = []
 
     def judge(scores: Any) -> float:
         seen.append(scores.copy())
         return float(len(seen))
 
+    class Model:
+        """Counts how often all trees are walked."""
+
+        def __init__(self, model: lightgbm.Booster) -> None:
+            self._model = model
+
+        def predict(self, x: Any, **given: Any) -> Any:
+            if "start_iteration" not in given:
+                whole.append(given["num_iteration"])
+            return self._model.predict(x, **given)
+
     watch = Trying(x[:100], judge)
-    booster = lightgbm.train(
+
+    def look(env: Any) -> None:
+        watch.after_tree(dataclasses.replace(env, model=Model(env.model)))
+        if len(seen) > len(truth):  # now: a tree of later changes what dart says of these
+            truth.append(env.model.predict(x[:100], num_iteration=env.iteration + 1))
+
+    lightgbm.train(
         {"objective": "binary", "verbose": -1, "num_threads": 1, "num_leaves": 4, **settings},
         lightgbm.Dataset(x, y),
-        40,
-        callbacks=[watch.after_tree],
+        100,
+        callbacks=[look],
     )
-    assert [step for step, _ in watch.looks] == [10, 20, 30, 40]
-    np.testing.assert_allclose(seen[-1], booster.predict(x[:100]), atol=1e-6)
+    assert [step for step, _ in watch.looks] == [*range(10, 110, 10)]
+    assert len(whole) == anew
+    for said, true in zip(seen, truth, strict=True):
+        np.testing.assert_allclose(said, true, atol=1e-6)
 
 
 def test_a_lucky_look_is_not_the_best() -> None:

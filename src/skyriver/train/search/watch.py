@@ -21,6 +21,10 @@ PATIENCE: Final = 5
 FEW: Final = 10_000
 """Of fewer rows threads cost more than they bring."""
 _CLOSE: Final = 1e-6
+_BOOSTING: Final = ("boosting", "boosting_type", "boost")
+"""The names that LightGBM's parameter has,"""
+_ADDS: Final = ("gbdt", "gbrt", "goss")
+"""and the values of it with which a tree stays as it was added."""
 
 Scores = NDArray[Any]
 Predict = Callable[[NDArray[np.float32]], Any]
@@ -99,6 +103,8 @@ class Trying(Watch):
     def _scores(self, env: Any, trees: int) -> Scores:
         """Of the trees so far. Those of before are not walked again, where scores are a function of sums over trees."""
         threads = 1 if len(self._x) < FEW else 0
+        if not all(str(env.params[name]).lower() in _ADDS for name in _BOOSTING if name in env.params):
+            self._raw = None  # dart makes earlier trees weigh less, at any step
         if self._raw is not None:
             self._raw += env.model.predict(
                 self._x, raw_score=True, start_iteration=trees - TREES, num_iteration=TREES, num_threads=threads
@@ -108,7 +114,7 @@ class Trying(Watch):
                 return said
         whole: Scores = env.model.predict(self._x, num_iteration=trees, num_threads=threads)
         if self._raw is None or np.abs(said - whole).max(initial=0.0) > _CLOSE:
-            self._raw = None  # another objective, or trees that change earlier ones, as of dart
+            self._raw = None  # another objective
         return whole
 
 
