@@ -1,6 +1,7 @@
-import dataclasses
+import json
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import date
 from decimal import Decimal
 from pathlib import Path
@@ -13,14 +14,16 @@ import skyriver as sr
 from skyriver.core.errors import InvalidInput, JobFailed
 from skyriver.core.prices import CORE, Prices
 from skyriver.core.resources import Limits
-from skyriver.core.spec import SearchSpec
+from skyriver.core.spec import SearchSpec, TrainSpec
 from skyriver.train.search.budget import Budget
 from skyriver.train.search.halving import goes_on, is_rung
 from skyriver.train.search.journal import Journal
+from skyriver.train.search.looking import Look
 from skyriver.train.search.sampling import Sampler
 from skyriver.train.search.study import Found, HeldOut, judge_of, search
 from skyriver.train.search.trial import Trial
 from skyriver.train.search.watch import PATIENCE, Predict, Trying, Until, Watch
+from skyriver.train.split import Rows, Split
 
 SPACE: dict[str, Any] = {"rate": sr.Float(0.001, 1.0, log=True), "leaves": sr.Int(2, 64), "kind": sr.Choice("a", "b")}
 LUCK = np.random.default_rng(5)
@@ -133,6 +136,86 @@ def test_another_space_begins_anew(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "trials.jsonl", {"space": [], "seed": 1})
     assert (journal.trials, journal.begun_anew) == ([], "space")
     assert not Journal(tmp_path / "trials.jsonl", {"space": [], "seed": 1}).begun_anew
+
+
+GOOD = {"number": 0, "params": {"a": 1}, "state": "complete", "value": 0.5, "seconds": 1.0, "step": 0, "looks": [],
+        "error": ""}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        {"number": 0},
+        {key: value for key, value in GOOD.items() if key != "looks"},
+        {**GOOD, "colour": "red"},
+        {**GOOD, "looks": [[1]]},
+        {**GOOD, "looks": 7},
+        {**GOOD, "params": None},
+        {**GOOD, "params": {"a": [1]}},
+        {**GOOD, "state": "fine"},
+        {**GOOD, "value": "high"},
+        {**GOOD, "value": None},
+        {**GOOD, "seconds": None},
+        [],
+        7,
+        None,
+    ],
+    ids=repr,
+)
+def test_a_line_that_is_no_trial_begins_anew(tmp_path: Path, line: Any) -> None:
+    path = tmp_path / "trials.jsonl"
+    Journal(path, {"seed": 1})
+    head = path.read_bytes()
+    path.write_bytes(head + b"".join(json.dumps(each).encode() + b"\n" for each in (GOOD, line, GOOD)))
+    journal = Journal(path, {"seed": 1})
+    assert (journal.trials, journal.begun_anew) == ([], "the form of line 3")
+    assert path.read_bytes() == head
+    path.write_bytes(head + json.dumps(GOOD).encode() + b"\n")
+    assert Journal(path, {"seed": 1}).trials == [Trial(0, {"a": 1}, "complete", 0.5, 1.0)]
+
+
+@pytest.mark.parametrize("head", [{"of": {"seed": 1}}, {"of": 7}, [7], 7, None], ids=repr)
+def test_a_journal_of_another_format_begins_anew(tmp_path: Path, head: Any) -> None:
+    path = tmp_path / "trials.jsonl"
+    path.write_text(f"{json.dumps(head)}\n{json.dumps(GOOD)}\n")
+    journal = Journal(path, {"seed": 1})
+    assert (journal.trials, bool(journal.begun_anew)) == ([], True)
+
+
+class _Fitting:
+    """The label is what the first column says; nothing is trained."""
+
+    def __init__(self, spec: TrainSpec, rows: Rows) -> None:
+        self.spec, self.rows, self.seed, self.fits = spec, rows, 1, 0
+        part = np.arange(300)
+        self.split = Split(part, part[:0], np.arange(300, 400), rows.y.copy(), part[:0], 0, 0, 0)
+
+    def __call__(self, part: Any, params: Mapping[str, Any], watch: Watch) -> Predict:
+        self.fits += 1
+        return lambda x: x[:, 0]
+
+
+def test_trials_of_other_rows_are_not_gone_on_with(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    spec = TrainSpec(function="fit", features="f", label="y", search=_spec(space={"leaves": sr.Int(2, 64)}, trials=3))
+
+    def fits(rows: Rows) -> int:
+        fitting = _Fitting(spec, rows)
+        Look(Budget(trials=3), tmp_path / "trials.jsonl")(fitting, None, {}, lambda *_: None)
+        return fitting.fits
+
+    time, ids = np.zeros(400, np.int64), np.arange(400)
+    rows = Rows(("a",), NOISE.astype(np.float32)[:, None], LABELS, time, ids, {}, np.ones(400, np.float32))
+    assert [fits(rows), fits(rows)] == [3, 0]
+    assert "goes on after 3 trials" in capfd.readouterr().err
+    corrected, x, weights = rows.y.copy(), rows.x.copy(), np.ones(400, np.float32)
+    corrected[[np.argmax(rows.y == 0), np.argmax(rows.y == 1)]] = 1, 0
+    x[7], weights[7] = 0.5, 2.0
+    for changed in ({"y": corrected}, {"x": x}, {"weights": weights}):
+        assert [fits(replace(rows, **changed)), fits(rows)] == [3, 3], changed.keys()
+        assert "not those of before: rows" in capfd.readouterr().err
+    x = rows.x.copy()
+    x[300:] = 0.5
+    assert fits(replace(rows, x=x)) == 0, "nothing depends on the test rows"
 
 
 def test_a_trial_that_fails_is_told_and_the_others_go_on(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -287,7 +370,7 @@ def test_looks_at_trees_say_what_the_model_says(settings: dict[str, Any], anew: 
     watch = Trying(x[:100], judge)
 
     def look(env: Any) -> None:
-        watch.after_tree(dataclasses.replace(env, model=Model(env.model)))
+        watch.after_tree(replace(env, model=Model(env.model)))
         if len(seen) > len(truth):  # now: a tree of later changes what dart says of these
             truth.append(env.model.predict(x[:100], num_iteration=env.iteration + 1))
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +24,9 @@ from skyriver.train.search.journal import Journal
 from skyriver.train.search.study import Found, HeldOut, open_space, search
 from skyriver.train.search.watch import Predict, Watch
 from skyriver.train.split import Rows, Split
+
+_PIECE: Final = 65_536
+"""Rows that are digested at once."""
 
 
 class Fitting(Protocol):
@@ -64,11 +68,11 @@ class Look:
                 "metric": spec.metric,
                 "parameters": dict(params),
                 "seed": fitting.seed,
-                "rows": [len(learned), len(judging), int(labels.sum()), int(rows.time[judging[-1]])],
+                "rows": [_digest(rows, split.labels, part) for part in (learned, judging)],
             },
         )
         if journal.begun_anew:
-            print(f"search: begins anew, for there is another {journal.begun_anew} than before", file=sys.stderr)
+            print(f"search: begins anew, for these are not those of before: {journal.begun_anew}", file=sys.stderr)
         elif journal.trials:
             print(f"search: goes on after {len(journal.trials)} trials that are done", file=sys.stderr)
         try:
@@ -92,3 +96,15 @@ class Look:
     def done(self) -> None:
         """What came of the trials is kept elsewhere."""
         self.journal.unlink(missing_ok=True)
+
+
+def _digest(rows: Rows, labels: NDArray[np.float32], part: NDArray[np.int64]) -> str:
+    """Of all that a training function may get of these rows, piece by piece: `x` may be larger than the memory."""
+    columns: list[NDArray[Any]] = [rows.x, labels, rows.time]
+    if rows.weights is not None:
+        columns.append(rows.weights)
+    found = hashlib.sha256(repr((rows.names, part.shape, [column.dtype.str for column in columns])).encode())
+    for start in range(0, len(part), _PIECE):
+        for column in columns:
+            found.update(np.ascontiguousarray(column[part[start : start + _PIECE]]).data)
+    return found.hexdigest()

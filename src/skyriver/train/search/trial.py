@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Final, Literal, get_args
 
 from skyriver.core.spec_search import Value
+
+State = Literal["complete", "pruned", "failed"]
+_STATES: Final = get_args(State)
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,7 +19,7 @@ class Trial:
 
     number: int
     params: Mapping[str, Value]
-    state: Literal["complete", "pruned", "failed"]
+    state: State
     value: float | None
     seconds: float
     step: int = 0
@@ -27,9 +30,26 @@ class Trial:
         return asdict(self)
 
     @classmethod
-    def of_json(cls, told: Mapping[str, Any]) -> Trial:
-        looks = tuple((int(step), float(value)) for step, value in told["looks"])
-        return cls(**{**told, "looks": looks})
+    def of_json(cls, told: Any) -> Trial:
+        """Raises ValueError where that is no trial, or one of another format."""
+        if not isinstance(told, dict) or told.keys() != {field.name for field in fields(cls)}:
+            raise ValueError("a trial has other fields")
+        try:
+            looks = tuple((int(step), float(value)) for step, value in told["looks"])
+        except TypeError as error:
+            raise ValueError("a look is a step and a number") from error
+        trial = cls(**{**told, "looks": looks})
+        value = type(None) if trial.state == "failed" else float | int
+        wrong = [
+            name
+            for name, kind in {"number": int, "params": dict, "seconds": float | int, "step": int, "error": str}.items()
+            if not isinstance(told[name], kind)
+        ]
+        if wrong or trial.state not in _STATES or not isinstance(trial.value, value):
+            raise ValueError("a field of a trial holds something else")
+        if not all(isinstance(chosen, str | int | float) for chosen in trial.params.values()):
+            raise ValueError("a parameter of a trial holds something else")
+        return trial
 
 
 def best_of(trials: list[Trial]) -> Trial | None:
