@@ -133,6 +133,38 @@ def test_a_layer_that_is_not_known_is_left_to_keras() -> None:
     np.testing.assert_allclose(score(fitted.to_onnx(), rows().x), fitted.predict(rows().x), atol=1e-6)
 
 
+@pytest.mark.parametrize(
+    "compute",
+    [
+        lambda x: keras.ops.minimum(x, 1.0),
+        lambda x: 1.0 - x,
+        lambda x: x * 2,
+        lambda x: keras.ops.concatenate([x, x * 0.5], axis=1),
+        lambda x: L.Multiply()([x, keras.ops.maximum(x, 0.2)]),
+    ],
+    ids=["minimum", "1 - x", "x * 2", "concatenate", "maximum"],
+)
+def test_an_operation_that_is_no_layer_is_left_to_keras(compute: Callable[[Any], Any]) -> None:
+    keras.utils.set_random_seed(0)
+    given = keras.Input((3,))
+    model = keras.Model(given, L.Dense(1, activation="sigmoid")(compute(given)))
+    with pytest.raises(UnknownLayer, match="which is no layer"):
+        export_layers(model, 3)
+    fitted, x = recognise(model, 3), rows().x * 3
+    np.testing.assert_allclose(score(fitted.to_onnx(), x), fitted.predict(x), atol=1e-6)
+
+
+def test_a_layer_that_is_told_to_compute_as_in_training_is_not_written_down_as_it_infers() -> None:
+    given = keras.Input((3,))
+    inferring = keras.Model(given, L.Dense(1, activation="sigmoid")(L.Dropout(0.5)(given, training=False)))
+    assert export_layers(inferring, 3).graph.node
+    training = keras.Model(given, L.Dense(1, activation="sigmoid")(L.Dropout(0.5)(given, training=True)))
+    with pytest.raises(UnknownLayer, match="Dropout, called with more than"):
+        export_layers(training, 3)
+    by_name = keras.Model(given, L.Dense(1, activation="sigmoid")(inputs=given))
+    assert export_layers(by_name, 3).graph.node
+
+
 def test_on_another_backend_it_is_refused_by_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
     model = keras.Sequential([L.Input((3,)), _Odd(), L.Dense(1, activation="sigmoid")])
     monkeypatch.setattr(keras.backend, "backend", lambda: "tensorflow")

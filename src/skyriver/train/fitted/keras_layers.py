@@ -75,6 +75,7 @@ class _Graph:
         for _, nodes in sorted(model._nodes_by_depth.items(), reverse=True):  # as Keras itself runs through it
             for node in nodes:
                 if node.operation is not None and not node.is_input:
+                    _check_call(node)
                     given = [known[id(tensor)] for tensor in node.arguments.keras_tensors]
                     known[id(node.outputs[0])] = self.layer(node.operation, given)
         if len(model.outputs) != 1:
@@ -120,6 +121,23 @@ class _Graph:
         name = f"constant_{len(self.constants)}"
         self.constants.append(numpy_helper.from_array(np.asarray(value, np.float32), name))
         return name
+
+
+def _check_call(node: Any) -> None:
+    """An operation of keras.ops may have the name of a layer (Minimum), and constants among its arguments; a layer may
+    be told to compute as it does when it trains. Raises UnknownLayer."""
+    import keras
+
+    kind = type(node.operation).__name__
+    if not isinstance(node.operation, keras.layers.Layer):
+        raise UnknownLayer(f"the operation {kind}, which is no layer")
+    given = list(node.arguments.args)
+    for name, value in node.arguments.kwargs.items():
+        if not (value is None or (name == "training" and value is False)):
+            given.append(value)
+    flat = [part for value in given for part in (value if isinstance(value, list | tuple) else [value])]
+    if not all(isinstance(part, keras.KerasTensor) for part in flat):
+        raise UnknownLayer(f"{kind}, called with more than what it computes on")
 
 
 Step = tuple[str, list[Any], dict[str, Any]]
