@@ -27,6 +27,8 @@ MAX_DIFFERENCE: Final = 1e-5
 """By how much the ONNX model may differ from the trained one on any test row."""
 MAX_ROUNDING: Final = 1e-3
 """However much a net makes of rounding errors."""
+_LIKE_ROUNDING: Final = 1e-2
+"""What lies further apart, no scaling of features will mend."""
 _MOVED: Final = 2.0**-20
 """16 units in the last place of a float32."""
 _SINGLY: Final = 16
@@ -61,7 +63,7 @@ class Parity:
                 "ONNX_DIFFERS",
                 f"The ONNX form of the {self.fitted.framework} model differs from the trained one by {found:.2g} on the"
                 f" test rows ({allowed:.1g} is allowed).",
-                self._remedy(),
+                self._remedy(cleaned, expected, found),
             )
         if self.fitted.continuous:  # trees know no batch
             self._check_alone(onnx, x[:_SINGLY], expected, allowed)
@@ -110,9 +112,16 @@ class Parity:
                 "Leave out what computes across the rows of a batch, as x - x.mean(0); clean= scales by training rows.",
             )
 
-    def _remedy(self) -> str:
+    def _remedy(self, x: NDArray[np.float32], expected: Scores, found: float) -> str:
         if self.fitted.framework in ("LightGBM", "XGBoost"):
             return "Report it, with the parameters of the training."
+        if self.fitted.continuous and furthest(expected, self._predict(x)) > MAX_DIFFERENCE:
+            return (
+                "Its scores of the same rows differ from one call to the next: leave out what changes or draws random"
+                " numbers when it infers, as dropout(training=True)."
+            )
+        if self.fitted.continuous and not found < _LIKE_ROUNDING:
+            return "Its export is wrong: report it, with what the model is made of."
         if self.fitted.continuous:
             return (
                 "Scale the features: @app.train(..., clean=sr.Clean(scale=True)). Else its export is wrong: report it."

@@ -24,7 +24,7 @@ from sklearn.linear_model import LinearRegression, LogisticRegression
 from sklearn.model_selection import GridSearchCV
 from sklearn.naive_bayes import GaussianNB
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
+from sklearn.preprocessing import QuantileTransformer, StandardScaler
 from sklearn.svm import LinearSVC
 from sklearn.tree import DecisionTreeRegressor
 
@@ -32,12 +32,13 @@ from skyriver.core.calibration import MEANS
 from skyriver.core.errors import InvalidInput, JobFailed, SkyriverError
 from skyriver.core.spec import CleanSpec, CompressSpec
 from skyriver.decide.decision.reasons import Explainer
+from skyriver.train.cleaning import fit_cleaning
 from skyriver.train.data import TrainingData
 from skyriver.train.evaluate import score
 from skyriver.train.fitted import recognise
 from skyriver.train.fitted.estimator import Sklearn
 from skyriver.train.fitted.fitted_exam import check_fitted
-from skyriver.train.parity import furthest
+from skyriver.train.parity import Parity, furthest
 
 Fit = Callable[[TrainingData], Any]
 
@@ -68,6 +69,10 @@ MODELS: dict[str, tuple[str, Fit]] = {
     "histograms-regressor": ("scikit-learn", _fits(HistGradientBoostingRegressor(max_iter=5, random_state=0))),
     "tree": ("scikit-learn", _fits(DecisionTreeRegressor(max_depth=4, random_state=0))),
     "pipeline": ("scikit-learn", _fits(make_pipeline(StandardScaler(), LogisticRegression()))),
+    "quantiles": (
+        "scikit-learn",
+        _fits(make_pipeline(QuantileTransformer(n_quantiles=5), LogisticRegression())),
+    ),
     "calibrated": ("scikit-learn", _fits(CalibratedClassifierCV(LinearSVC(random_state=0), cv=2))),
     "search": ("scikit-learn", _fits(GridSearchCV(LogisticRegression(), {"C": [0.1, 1.0]}, cv=2))),
 }
@@ -196,6 +201,10 @@ class _Untouched(ClassifierMixin, BaseEstimator):
         (_fits(LinearSVC()), "UNSUPPORTED_MODEL", "LinearSVC gives no probabilities", "CalibratedClassifierCV"),
         (_fits(_Untouched()), "UNSUPPORTED_MODEL", "skl2onnx cannot export it", "RandomForestClassifier"),
         (
+            _fits(make_pipeline(QuantileTransformer(n_quantiles=101), LogisticRegression())),
+            "UNSUPPORTED_MODEL", "QuantileTransformer of 101 quantiles", "n_quantiles=100",
+        ),
+        (
             lambda data: LinearRegression().fit(data.x, np.stack([data.y, data.y], 1)),
             "UNSUPPORTED_MODEL", "several outputs", "one of them",
         ),
@@ -288,6 +297,39 @@ def test_an_export_that_changes_predictions_is_refused(monkeypatch: pytest.Monke
     with pytest.raises(JobFailed, match="differs from the trained one by") as failed:
         train_by(MODELS["logistic"][1])
     assert (failed.value.code, failed.value.where) == ("ONNX_DIFFERS", "fit")
+
+
+class _Net:
+    """Far off in its ONNX form, and, where it is `random`, otherwise each time."""
+
+    framework, features, continuous = "PyTorch", 3, True
+
+    def __init__(self, far: float, random: bool) -> None:
+        self.far, self.luck = far, np.random.default_rng(0) if random else None
+
+    def predict(self, x: Any) -> Any:
+        moved = 0.0 if self.luck is None else self.luck.uniform(0.1, 0.2, len(x))
+        return np.full(len(x), 0.5 + self.far) + moved
+
+
+@pytest.mark.parametrize(
+    ("net", "told"),
+    [
+        (_Net(0.005, random=False), "Scale the features"),
+        (_Net(0.2, random=False), "Its export is wrong: report it"),
+        (_Net(0.0, random=True), "differ from one call to the next: leave out"),
+    ],
+    ids=["near", "far", "random"],
+)
+def test_what_helps_against_a_difference_goes_by_what_it_comes_from(
+    net: Any, told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("skyriver.train.parity.score", lambda onnx, x: np.full(len(x), 0.5))
+    with pytest.raises(JobFailed) as failed:
+        Parity(net, fit_cleaning(None, rows().x), ("a", "b", "c"), "fit").check(b"", rows().x)
+    assert failed.value.code == "ONNX_DIFFERS"
+    assert failed.value.next_action.startswith(("Its", "Scale"))
+    assert told in failed.value.next_action
 
 
 def test_rounding_of_unscaled_features_is_no_fault_of_the_export_and_jumps_of_trees_are() -> None:

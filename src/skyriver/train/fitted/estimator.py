@@ -7,8 +7,9 @@ the test rows decides (docs/decisions/0061-frameworks.md).
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +23,9 @@ from skyriver.train.trees_onnx import to_onnx as trees_to_onnx
 
 _NAMES = "X does not have valid feature names"
 """Said where it was fitted on a data frame: its columns are those of data.x, in their order."""
+
+_MOST_QUANTILES: Final = 100
+"""skl2onnx takes 10 s to write down so many, and minutes for the 1,000 that are scikit-learn's default."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +87,7 @@ def of_sklearn(model: Any, features: int) -> Fitted:
         check_is_fitted(model)
     except NotFittedError:
         raise not_fitted(model) from None
+    _check_quantiles(model)
     own = int(getattr(model, "n_features_in_", features))
     if is_classifier(model):
         _check_classes(model, name)
@@ -110,6 +115,16 @@ def _check_classes(model: Any, name: str) -> None:
         )
 
 
+def _check_quantiles(model: Any) -> None:
+    for part in _parts(model):
+        count = getattr(part, "n_quantiles_", 0)
+        if type(part).__name__ == "QuantileTransformer" and count > _MOST_QUANTILES:
+            refuse_model(
+                f"it has a QuantileTransformer of {count:,} quantiles, which skl2onnx takes minutes to export",
+                f"Give it n_quantiles={_MOST_QUANTILES} at most, or leave it out: clean= bounds and scales.",
+            )
+
+
 def _check_one_output(model: Any, features: int) -> None:
     try:
         with warnings.catch_warnings():
@@ -127,20 +142,23 @@ def _check_one_output(model: Any, features: int) -> None:
 
 def _jumps(model: Any) -> bool:
     """Whether there are trees or neighbours in it: a score may jump where a feature hardly moves."""
+    jump = ("tree", "forest", "gb", "gradient_boosting", "neighbors", "discret")
+    return any(word in type(part).__module__ for part in _parts(model) for word in jump)
+
+
+def _parts(model: Any) -> Iterator[Any]:
+    """It, and all estimators in it."""
     from sklearn.base import BaseEstimator
 
     seen: set[int] = set()
-
-    def walk(value: Any) -> bool:
+    left = [model]
+    while left:
+        value = left.pop()
         if isinstance(value, np.ndarray) and value.dtype.hasobject:
             value = value.ravel().tolist()
         if isinstance(value, list | tuple):
-            return any(walk(inner) for inner in value)
-        if not isinstance(value, BaseEstimator) or id(value) in seen:
-            return False
-        seen.add(id(value))
-        module = type(value).__module__
-        jumps = any(part in module for part in ("tree", "forest", "gb", "gradient_boosting", "neighbors", "discret"))
-        return jumps or any(walk(inner) for inner in vars(value).values())
-
-    return walk(model)
+            left.extend(value)
+        elif isinstance(value, BaseEstimator) and id(value) not in seen:
+            seen.add(id(value))
+            yield value
+            left.extend(vars(value).values())
