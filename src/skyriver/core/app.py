@@ -255,6 +255,8 @@ class App:
             "search": search_of(search),
             "prequential": terms.check_stretches(prequential, of),
         }
+        if isinstance(label, Expression):  # a label of a stream is none of its columns
+            preparing.check_apart(held, name)
         spread = terms.spread(workers, exact, called_again=search is not None or prequential > 0)
 
         def declare(function: Function) -> Function:

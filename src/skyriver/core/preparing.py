@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from skyriver.core import spec as specs
@@ -71,6 +72,18 @@ def prepared(
             'Leave one of them out, or write weights="balanced".',
         )
     return found
+
+
+def check_apart(held: Mapping[str, Any], label: str) -> None:
+    """What rows are weighed or kept together by is not what is to be learned: it would tell the label."""
+    for role, key in (("weights", "weight"), ("group", "group"), ("time", "time")):
+        if held.get(key) == label:
+            refuse(
+                f"{role}={label} is the label itself.",
+                "LABEL_LEAK",
+                f"Give another column as {role}=, or leave it out"
+                + ('; weights="balanced" lets each class count as much.' if role == "weights" else "."),
+            )
 
 
 def _column(given: object, of: specs.StreamSpec | specs.TableSpec, role: str, types: tuple[str, ...]) -> str:

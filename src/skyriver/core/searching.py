@@ -123,6 +123,9 @@ def _parameter(name: str, values: object) -> specs.ParameterSpec:
                 if isinstance(end, bool) or not isinstance(end, int if whole else int | float):
                     kind = "whole number" if whole else "number"
                     refuse(f"The parameter {name!r}: {end!r:.80} is no {kind}.", "BAD_SEARCH", _A_SEARCH)
+                if not _is_float(end, exactly=whole):
+                    told = f"an end of it is no number that a float of 64 bits holds{' exactly' if whole else ''}"
+                    refuse(f"The parameter {name!r}: {told}.", "BAD_SEARCH", "Give numbers up to 2**53.")
             given = {"kind": "int" if whole else "float", "low": float(values.low), "high": float(values.high)}
             given["log"] = values.log
         case _:
@@ -130,6 +133,13 @@ def _parameter(name: str, values: object) -> specs.ParameterSpec:
                 f"The parameter {name!r}: {values!r:.80} is no sr.Int, sr.Float or sr.Choice.", "BAD_SEARCH", _A_SEARCH
             )
     return made(specs.ParameterSpec, f"The parameter {name!r}", "BAD_SEARCH", _A_SEARCH, {"name": name, **given})
+
+
+def _is_float(number: float, *, exactly: bool) -> bool:
+    try:
+        return float(number) == number or not exactly
+    except OverflowError:
+        return False
 
 
 def _limit(what: str, value: float | None, *, whole: bool = False) -> float:

@@ -3,6 +3,7 @@ are looked for."""
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from decimal import Decimal
 from typing import Literal, Self
@@ -38,6 +39,8 @@ class ParameterSpec(Spec):
         if self.name == "seed":
             raise ValueError("'seed' is no parameter to search: it is data.seed, the same in all trials")
         if self.kind == "choice":
+            if odd := [choice for choice in self.choices if isinstance(choice, float) and not math.isfinite(choice)]:
+                raise ValueError(f"{self.name}: {odd[0]} is no finite number")
             if len(self.choices) < 2 or len({(type(c), c) for c in self.choices}) < len(self.choices):
                 raise ValueError(f"{self.name}: {list(self.choices)} are not two or more different values")
             return self

@@ -89,6 +89,8 @@ def test_who_declares_none_of_it_has_the_specification_of_before() -> None:
         ({"stream": True, "time": "@at"}, "split by its own time"),
         ({"weights": "even"}, "weights='even' is no column of sales"),
         ({"weights": "@note"}, "must be of type int or float"),
+        ({"weights": "@bought"}, "weights=bought is the label itself"),
+        ({"group": "@bought"}, "group=bought is the label itself"),
         ({"weights": "@importance", "minority": sr.Minority()}, "rows that are made have none"),
         ({"minority": 0.5}, "is no sr.Minority"),
         ({"augment": "noise"}, "no list of augmentations"),

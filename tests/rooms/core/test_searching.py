@@ -34,6 +34,7 @@ def test_a_search_is_data() -> None:
     assert (spec.seconds, spec.trials, spec.currency) == (600.0, 0, "EUR")
     assert SearchSpec.model_validate(spec.to_json()) == spec
     assert sr.Search(space).spec.trials == 50
+    assert sr.Search({"a": sr.Float(1, 10**23)}).spec.space[0].high == 1e23
     app = _app(search=sr.Search(space, trials=3), prequential=4)
     assert AppSpec.model_validate(app.spec.to_json()).digest() == app.spec.digest()
 
@@ -56,6 +57,11 @@ def _space(**space: Any) -> Callable[[], object]:
         (_space(a=sr.Float(float("nan"), 1)), "BAD_SEARCH", "no finite number"),
         (_space(a=sr.Int(1.5, 2)), "BAD_SEARCH", "1.5 is no whole number"),  # type: ignore[arg-type]
         (_space(a=sr.Choice("x", "x")), "BAD_SEARCH", "are not two or more different values"),
+        (_space(a=sr.Int(1, 10**400)), "BAD_SEARCH", "no number that a float of 64 bits holds exactly"),
+        (_space(a=sr.Int(1, 2**53 + 1)), "BAD_SEARCH", "no number that a float of 64 bits holds exactly"),
+        (_space(a=sr.Float(0, 10**400)), "BAD_SEARCH", "no number that a float of 64 bits holds"),
+        (_space(a=sr.Choice(float("nan"), 1.0)), "BAD_SEARCH", "a: nan is no finite number"),
+        (_space(a=sr.Choice(1.0, float("-inf"))), "BAD_SEARCH", "a: -inf is no finite number"),
         (_space(a=5), "BAD_SEARCH", "5 is no sr.Int, sr.Float or sr.Choice"),
         (_space(seed=sr.Int(1, 2)), "BAD_SEARCH", "'seed' is no parameter to search"),
         (_space(), "BAD_SEARCH", "has no parameters"),

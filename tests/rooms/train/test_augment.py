@@ -120,6 +120,8 @@ def test_draws_are_even_and_do_not_hang_together() -> None:
     ("spec", "batch", "told"),
     [
         (sr.Crop(), (TABLE,), "crop is for images"),
+        (sr.Crop(pad=7), (IMAGES,), "pad=7 leaves nothing of images of 9 x 7"),
+        (sr.Crop(pad=20), (IMAGES[:, :8],), "pad=20 leaves nothing of images of 8 x 7"),
         (sr.Jitter(), (IMAGES.astype(np.float64),), "jitter is for images"),
         (sr.Mixup(), (TABLE, Y.astype(np.int64)), "labels, which are to be float"),
         (sr.Mixup(), (TABLE,), "labels, which are to be float"),
@@ -127,7 +129,7 @@ def test_draws_are_even_and_do_not_hang_together() -> None:
         (sr.DropTokens(), (TABLE,), "whole numbers"),
         (sr.Noise(), (TOKENS,), "float features"),
     ],
-    ids=["crop", "jitter", "classes", "alone", "mixed tokens", "tokens", "noise"],
+    ids=["crop", "wide crop", "wider crop", "jitter", "classes", "alone", "mixed tokens", "tokens", "noise"],
 )
 def test_rows_of_another_form_are_refused(spec: AugmentSpec, batch: tuple[Any, ...], told: str) -> None:
     with pytest.raises(InvalidInput, match=told) as refused:

@@ -92,6 +92,20 @@ def test_the_same_seed_tries_the_same(tmp_path: Path) -> None:
     assert [t.params for t in one.trials] != [t.params for t in third.trials]
 
 
+@pytest.mark.parametrize("metric", ["average_precision", "log_loss"])
+def test_why_a_trial_failed_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str], metric: str) -> None:
+    def fit(params: Mapping[str, Any], watch: Watch) -> Predict:
+        if params["kind"] == "b":
+            raise JobFailed("There is no b.", code="USER_ERROR", next_action="Take a.")
+        return lambda x: np.full(len(LABELS), 0.3)
+
+    found = _search(tmp_path, _spec(metric=metric), fit=fit)
+    told = [line for line in capsys.readouterr().err.splitlines() if line.startswith("trial ")]
+    assert {trial.state for trial in found.trials} == {"complete", "failed"}
+    for trial, line in zip(found.trials, told, strict=True):
+        assert ("failed: There is no b." if trial.state == "failed" else f"{metric} 0.") in line
+
+
 @pytest.mark.parametrize("after", [1, 7, 11])
 def test_a_search_that_is_killed_goes_on_as_if_it_had_not_been(tmp_path: Path, after: int) -> None:
     whole = _search(tmp_path / "whole")

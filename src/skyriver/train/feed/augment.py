@@ -84,8 +84,10 @@ def augmented(
 
 
 def crop(x: Array, pad: int, draws: Draws) -> Array:
-    """Images (n, h, w, c)."""
+    """Images (n, h, w, c). Raises InvalidInput (BAD_AUGMENT) where some would be moved out of sight."""
     n, height, width, _ = x.shape
+    if pad >= min(height, width):
+        raise _refused(f"crop with pad={pad} leaves nothing of images of {height} x {width}: give it a smaller pad.")
     found = np.zeros_like(x)
     down, right = draws.below(2 * pad + 1) - pad, draws.below(2 * pad + 1) - pad
     places = down * (2 * pad + 1) + right

@@ -177,8 +177,10 @@ def _try(
 
 def _tell(trial: Trial, metric: str) -> None:
     params = ", ".join(f"{name}={_shown(value)}" for name, value in trial.params.items())
-    value = -(trial.value or 0.0) if metric in LOWER_IS_BETTER else trial.value
-    came = f"failed: {trial.error}" if value is None else f"{metric} {value:.4f}"
+    if trial.value is None:
+        came = f"failed: {trial.error}"
+    else:
+        came = f"{metric} {-trial.value if metric in LOWER_IS_BETTER else trial.value:.4f}"
     cut = f", cut short at {trial.looks[-1][0]}" if trial.state == "pruned" else ""
     at = f", best at {trial.step}" if trial.step else ""
     print(f"trial {trial.number}: {params}: {came}{cut}{at}, {trial.seconds:.1f} s", file=sys.stderr, flush=True)
