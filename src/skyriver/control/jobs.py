@@ -25,6 +25,7 @@ from skyriver.core.jobs import (
     asked_by,
     outputs_by_title,
     pause_before_retry,
+    workers_of,
 )
 from skyriver.core.resources import Action, Kind, Limits, ProcessSpec, ProcessStatus, Put, Resource, Snapshot, Want
 
@@ -135,7 +136,10 @@ def _wait_for_turn(snapshot: Snapshot, job: Resource, queue: Queue) -> Iterator[
         yield from _told(snapshot, job, reason="WAITS_FOR_ITS_TURN", message=decision.told.get(job.key, ""))
         return
     begun = replace(job, attempts=job.attempts + 1)
-    status = {**_without(job.status, "curve"), "config": _config(snapshot, begun, asked), "start_time": snapshot.now}
+    workers = workers_of(job, queue.capacity)
+    status = {**_without(job.status, "curve"), "config": _config(snapshot, begun, workers), "start_time": snapshot.now}
+    if workers:
+        status["workers"] = workers
     admitted = JOB.move(begun, "admitted", snapshot.now, status=status)
     yield Put(admitted, job.revision)
     yield Want(_process(admitted))
@@ -146,7 +150,7 @@ def _told(snapshot: Snapshot, job: Resource, *, reason: str, message: str) -> It
         yield _put(job, "waits", snapshot.now, reason=reason, message=message)
 
 
-def _config(snapshot: Snapshot, job: Resource, asked: Capacity) -> dict[str, Any]:
+def _config(snapshot: Snapshot, job: Resource, workers: int) -> dict[str, Any]:
     """What the process gets: settled once, when the job is admitted, so that it cannot change while it runs."""
     needed = [snapshot.find(job.tenant, "job", name) for name in job.spec.get("needs", ())]
     inputs = {**job.spec.get("inputs", {}), **outputs_by_title([n for n in needed if n is not None])}
@@ -155,7 +159,7 @@ def _config(snapshot: Snapshot, job: Resource, asked: Capacity) -> dict[str, Any
         for r in snapshot.all(job.tenant, "table")
         if r.name.partition(".")[0] in job.spec.get("tables", ())
     }
-    spread = {"workers": int(asked.cpus)} if job.spec.get("workers") else {}
+    spread = {"workers": workers} if workers else {}
     told = {k: job.spec.get(k) for k in ("kind", "app", "code", "target", "params", "index", "slot")}
     curve = {"curve": job.status["curve"]} if job.status.get("curve") else {}  # it may go on from a checkpoint
     return {"job": job.name, "attempt": job.attempts, **told, "inputs": inputs, "tables": tables, **curve, **spread}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from enum import StrEnum
 from types import MappingProxyType
 from typing import Any, Protocol
@@ -117,10 +117,18 @@ def asks_for(limits: Mapping[str, Any]) -> Capacity:
 
 
 def asked_by(job: Resource, most: Capacity) -> Capacity:
-    """What it counts as where jobs have `most`: one whose work is spread takes a core for each of its workers, as many
-    as there are, for it is done by fewer too."""
+    """What it counts as where jobs have `most`: one whose work is spread takes a core, and memory as a job does, for
+    each of its workers, as many as there is room for."""
     asked = asks_for(job.spec.get("limits", {}))
-    return replace(asked, cpus=max(asked.cpus, min(float(job.spec.get("workers", 0)), most.cpus)))
+    workers = workers_of(job, most)
+    return Capacity(max(asked.cpus, float(workers)), asked.memory_mb * (1 + workers)) if workers else asked
+
+
+def workers_of(job: Resource, most: Capacity) -> int:
+    """Among how many processes its work is spread, where jobs have `most`; 0: it is not spread."""
+    memory_mb = asks_for(job.spec.get("limits", {})).memory_mb
+    room = max(1, min(int(most.cpus), most.memory_mb // memory_mb - 1))
+    return min(int(job.spec.get("workers", 0)), room)
 
 
 def new_job(

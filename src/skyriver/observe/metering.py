@@ -228,12 +228,12 @@ def reserved(snapshot: Snapshot, *, since: int = 0) -> Iterator[tuple[Resource, 
     for row in snapshot.rows.every("job"):
         if row.state in ENDED and row.revision <= since and row.process not in snapshot.processes:
             continue
-        yield row, of_job(row), _limits(row.spec.get("limits", {}), row.status.get("config", {}).get("workers", 0))
+        yield row, of_job(row), _limits(row.spec.get("limits", {}), row.status.get("workers", 0))
 
 
 def _limits(declared: Mapping[str, Any], workers: int = 0) -> Limits:
     asked = asks_for(declared)
-    return Limits(max(asked.cpus, workers), asked.memory_mb, declared.get("accelerators", {}))
+    return Limits(max(asked.cpus, workers), (1 + workers) * asked.memory_mb, declared.get("accelerators", {}))
 
 
 def of_replica(snapshot: Snapshot, replica: Resource) -> Subject:

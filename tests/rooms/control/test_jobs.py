@@ -122,14 +122,17 @@ def test_a_job_proposes_versions_and_nothing_else(cloud: Cloud) -> None:
     assert cloud.loop.snapshot().aside == {}
 
 
-@pytest.mark.parametrize(("workers", "cores"), [(2, 2), (16, 4)])
-def test_work_that_is_spread_takes_a_core_for_each_worker_as_many_as_there_are(workers: int, cores: int) -> None:
-    cloud = Cloud(Capacity(4.0, 4_000))
+@pytest.mark.parametrize(("memory_mb", "workers", "room"), [(4_000, 2, 2), (4_000, 16, 4), (2_000, 16, 2), (600, 2, 1)])
+def test_work_that_is_spread_takes_a_core_and_memory_for_each_worker_as_many_as_there_is_room_for(
+    memory_mb: int, workers: int, room: int
+) -> None:
+    cloud = Cloud(Capacity(4.0, max(memory_mb, 1_024)))
     cloud.add("spread", workers=workers)
-    cloud.add("next", limits=Limits(cpus=3))
+    cloud.add("next", limits=Limits(cpus=4))
     assert cloud.states() == {"spread": "RUNNING", "next": "QUEUED"}
-    assert cloud.get("next").message.endswith(f"free are {4 - cores} cores and 3,488 MB.")
-    assert cloud.compute.specs["t.job.spread"].config["workers"] == cores
+    left = max(memory_mb, 1_024) - 512 * (1 + room)
+    assert cloud.get("next").message.endswith(f"free are {4 - room} cores and {left:,} MB.")
+    assert cloud.compute.specs["t.job.spread"].config["workers"] == room
     assert cloud.compute.specs["t.job.spread"].limits == Limits(), "a core is what it counts as, and no limit"
 
 

@@ -208,9 +208,9 @@ def test_a_job_is_counted_while_it_runs_and_to_its_end() -> None:
 def test_a_job_whose_work_is_spread_is_counted_with_the_cores_that_it_was_given() -> None:
     world = World()
     row = job("RUNNING", began=world.wall, workers=16)
-    world.rows.append(replace(row, status={**row.status, "config": {"workers": 4}}))
+    world.rows.append(replace(row, status={**row.status, "workers": 4}))
     world.run(TRAIN)
-    assert world.look(5.0)[FIT][CORE] == 4_000 * 5_000
+    assert world.look(5.0)[FIT] == {CORE: 4_000 * 5_000, MEMORY: 5 * 512 * 5_000}
 
 
 def test_a_job_that_no_look_saw_alive_is_counted_by_its_row_and_once() -> None:

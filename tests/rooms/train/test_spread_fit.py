@@ -13,7 +13,7 @@ import pytest
 torch = pytest.importorskip("torch")
 from torch import nn  # noqa: E402
 
-from skyriver.core.errors import JobFailed  # noqa: E402
+from skyriver.core.errors import JobFailed, Unavailable  # noqa: E402
 from skyriver.train.cleaning import fit_cleaning  # noqa: E402
 from skyriver.train.data import TrainingData  # noqa: E402
 from skyriver.train.evaluate import score  # noqa: E402
@@ -83,7 +83,7 @@ def spread(folder: Path, load: Any = load_net, workers: int = 1, told: list[Any]
         if told is not None:
             told.append((stage, done, total))
 
-    return Spread(load, workers, True, folder / "given", folder / "checkpoints", progress, all_of_them=True)
+    return Spread(load, workers, True, folder / "given", folder / "kept", {}, progress, all_of_them=True)
 
 
 def fit(of: Spread) -> Exported:
@@ -114,6 +114,40 @@ def test_unless_all_are_wanted_the_log_says_whether_they_pay(tmp_path: Path, cap
 def test_what_is_handed_over_comes_whole(text: bytes | None) -> None:
     exported = Exported(b"onnx\n", text, 1e-7)
     assert from_bytes(to_bytes(exported)) == exported
+
+
+def test_checkpoints_are_of_these_rows_parameters_and_code(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    of, given = spread(tmp_path), data()
+    mine = of._checkpoints(given)
+    mine.mkdir(parents=True)
+    assert of._checkpoints(data()) == mine
+    assert mine.exists()
+    assert not caplog.records
+    others = [
+        of._checkpoints(replace(given, y=1 - given.y)),
+        of._checkpoints(replace(given, params={"epochs": 3})),
+        of._checkpoints(replace(given, weights=given.y)),
+        replace(of, code={"function": "another"})._checkpoints(given),
+    ]
+    assert len({mine, *others}) == 5
+    assert not mine.exists(), "nobody will go on from it"
+    assert [record.getMessage().rpartition(": ")[2] for record in caplog.records] == ["it begins anew"]
+
+
+def unreadable(ctx: Any) -> Any:
+    raise Unavailable("The disk is away.", code="UNREADABLE_FILE", next_action="Look at it.")
+
+
+def load_unreadable() -> Any:
+    return unreadable
+
+
+def test_what_may_pass_is_tried_again_and_nothing_is_stopped_that_is_over(tmp_path: Path) -> None:
+    of = spread(tmp_path, load_unreadable)
+    with pytest.raises(Unavailable, match="The disk is away") as error:
+        fit(of)
+    assert error.value.code == "UNREADABLE_FILE"
+    assert not of.stop(1.0)
 
 
 def test_what_a_worker_gets_is_what_was_put(tmp_path: Path) -> None:

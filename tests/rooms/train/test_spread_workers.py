@@ -256,7 +256,7 @@ def test_who_hangs_is_ended_and_who_waits_for_it_is_not(alone: bytes, tmp_path: 
         watched.open(10)
         watched.size(1)
 
-    watched = Watched(2, silent_s=4.0, gates=(10,), folder=tmp_path)
+    watched = Watched(2, silent_s=8.0, gates=(10,), folder=tmp_path)
     assert watched.run(hang) == alone
     assert watched.sizes[:2] == [2, 1]
     assert "hung and was ended" in watched.changes[1].why
@@ -285,7 +285,8 @@ def test_it_stops_in_time_and_goes_on_with_another_number(alone: bytes, tmp_path
     def stop(watched: Watched) -> None:
         watched.at(20, 2)
         watched.launcher.stop(60.0)
-        time.sleep(0.3)  # the workers are told
+        watched.until(lambda: watched.launcher._told_to_stop)
+        time.sleep(0.3)  # the workers have it in their pipes
         watched.open(20)
 
     with pytest.raises(Stopped):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
+import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,13 +76,15 @@ class _Exported:
 class Spread:
     """`load` is pickled: it gives the function in a worker's process. There are `workers` at most, on as many cores;
     with `all_of_them` so many whether it pays or not. `folder` is this attempt's; what is in `checkpoints` is gone on
-    from, and outlives it. `tell` takes the loss and what is reported, step by step."""
+    from, and outlives it, if it is of the same rows, parameters and `code`. `tell` takes the loss and what is reported,
+    step by step."""
 
     load: Callable[[], Function]
     workers: int
     exact: bool
     folder: Path
     checkpoints: Path
+    code: Mapping[str, str]
     progress: Progress
     tell: Tell = untold
     all_of_them: bool = False
@@ -109,16 +113,34 @@ class Spread:
             on_plan=self._plan,
             on_beat=self._beat,
             on_change=self._change,
-            checkpoints=self.checkpoints,
+            checkpoints=self._checkpoints(data),
             cores=0 if self.all_of_them else self.workers,
             on_choice=lambda choice: log.info("%s", choice.why),
         )
-        return from_bytes(self.launcher.run())
+        try:
+            return from_bytes(self.launcher.run())
+        finally:
+            self.launcher = None
 
-    def stop(self, within_s: float) -> None:
-        """As `Launcher.stop`. Before there is one nothing is lost: the process is ended past its grace."""
-        if self.launcher is not None:
-            self.launcher.stop(within_s)
+    def stop(self, within_s: float) -> bool:
+        """As `Launcher.stop`; False: nothing is going on that it could stop."""
+        if self.launcher is None:
+            return False
+        self.launcher.stop(within_s)
+        return True
+
+    def _checkpoints(self, data: TrainingData) -> Path:
+        """The folder of this training's. The attempt before may have had other rows: tables grow."""
+        of = hashlib.sha256(json.dumps([dict(self.code), dict(data.params), data.seed, self.exact]).encode())
+        for column in (data.x, data.y, data.time, data.weights):
+            if column is not None:
+                of.update(np.ascontiguousarray(column).data)
+        mine = self.checkpoints / of.hexdigest()[:32]
+        for other in self.checkpoints.glob("*"):
+            if other != mine:
+                log.warning("rows, parameters or code are others than in the attempt before: it begins anew")
+                shutil.rmtree(other, ignore_errors=True)
+        return mine
 
     def _plan(self, steps: int, batch: int) -> None:
         self._steps, self._batch = steps, batch

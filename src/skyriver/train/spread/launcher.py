@@ -27,7 +27,7 @@ from typing import Any, Final
 
 from torch.distributed import TCPStore
 
-from skyriver.core.errors import JobFailed
+from skyriver.core.errors import JobFailed, Unavailable
 from skyriver.train.spread.checkpoints import Checkpoints, Written, step_of
 from skyriver.train.spread.context import Context
 from skyriver.train.spread.pays import About, Choice, Limits, Setting, Timed
@@ -363,7 +363,8 @@ class Launcher:
             log.warning("%s It goes on in smaller micro-batches.", told["message"])
             return
         message, code = told["message"], told["code"]
-        raise JobFailed(message, code=code, where=told["where"], next_action=told["next_action"])
+        kind = Unavailable if told.get("kind") == "unavailable" else JobFailed  # it is tried again
+        raise kind(message, code=code, where=told["where"], next_action=told["next_action"])
 
     def _cut(self, worker: _Worker) -> bool:
         """Whether it is done again in smaller micro-batches than this one had no memory for."""

@@ -18,7 +18,7 @@ from typing import Any, Final
 import torch
 from torch.distributed import TCPStore
 
-from skyriver.core.errors import InvalidInput, SkyriverError
+from skyriver.core.errors import InvalidInput, SkyriverError, Unavailable
 from skyriver.train.spread.context import Context
 from skyriver.train.spread.member import Dismissed
 
@@ -93,6 +93,7 @@ def _told(error: BaseException, ctx: Context | None) -> dict[str, str]:
             "code": error.code,
             "where": error.where,
             "next_action": error.next_action,
+            "kind": "unavailable" if isinstance(error, Unavailable) else "",
         }
     frames = traceback.extract_tb(error.__traceback__)
     own = [frame for frame in frames if not _is_installed(frame.filename)] or frames

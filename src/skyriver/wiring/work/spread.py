@@ -29,6 +29,12 @@ def load_function(path: Path, function: str) -> Callable[[Any], Any]:
     return load_app(path).functions[function]
 
 
+def _end() -> None:
+    """As by the signal, for whoever looks how this process ended."""
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
 def _tell() -> None:
     """What is said of a training goes into the job's log, a line each."""
     told = logging.getLogger("skyriver.train.spread")
@@ -43,6 +49,10 @@ def spread_of(job: Job, spec: TrainSpec) -> Iterator[Spread | None]:
     """None: the function is called once, in this process. While it is open SIGTERM lets the workers end their step and
     leave a checkpoint, from which the next attempt goes on; then it ends this process. Raises InvalidInput
     (MISSING_PACKAGE)."""
+    checkpoints = job.home.trainings / job.tenant / job.target / job.name
+    for other in checkpoints.parent.glob("*"):  # those of one model run one after the other
+        if other != checkpoints:
+            shutil.rmtree(other, ignore_errors=True)
     if not spec.workers:
         yield None
         return
@@ -58,25 +68,26 @@ def spread_of(job: Job, spec: TrainSpec) -> Iterator[Spread | None]:
             " requirements.txt.",
         ) from error
     _tell()
-    checkpoints = job.home.trainings / job.tenant / job.target / job.name
-    for other in checkpoints.parent.glob("*"):  # those of one model run one after the other
-        if other != checkpoints:
-            shutil.rmtree(other, ignore_errors=True)
     spread = Spread(
         partial(load_function, job.app_path, spec.function),
         job.workers or spec.workers,
         spec.exact,
         job.work_dir / "spread",
         checkpoints,
+        {"code": job.code["bundle"], "function": spec.function},
         job.progress,
         job.curve,
     )
-    before = signal.signal(signal.SIGTERM, lambda *_: spread.stop(STOP_S))
+
+    def asked(*_: object) -> None:
+        if not spread.stop(STOP_S):  # nothing would be lost
+            _end()
+
+    before = signal.signal(signal.SIGTERM, asked)
     try:
         yield spread
     except Stopped:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        os.kill(os.getpid(), signal.SIGTERM)
+        _end()
         raise
     finally:
         signal.signal(signal.SIGTERM, before)
