@@ -389,7 +389,7 @@ def test_what_pays_is_measured_with_its_own_steps(tmp_path: Path, shards: int) -
 
 
 def works_by_rows(ctx: Context) -> Any:
-    """Ten milliseconds a row, of nobody's processor: two workers take half as long. With the file "one" no second
+    """Five milliseconds a row, of nobody's processor: two workers take half as long. With the file "one" no second
     worker comes to its first step."""
     folder = Path(ctx.params["folder"])
     if (folder / "one").exists():
@@ -399,7 +399,7 @@ def works_by_rows(ctx: Context) -> Any:
     model = nn.Linear(1, 1)
     ctx.state(model, torch.optim.SGD(model.parameters(), 0.1))
     for (x,) in ctx.steps((torch.zeros(640, 1),), 64, 10_000):
-        time.sleep(0.01 * len(x))
+        time.sleep(0.005 * len(x))
         if (folder / "chosen").exists():
             ctx.end()
         ctx.backward(model(x).mean())
