@@ -12,7 +12,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from skyriver.core.errors import SkyriverError
+from skyriver.core.errors import JobFailed, SkyriverError
 from skyriver.core.spec import ModelSpec
 from skyriver.core.spec_search import METRICS
 from skyriver.train.baseline import baselines
@@ -150,10 +150,10 @@ def _curve(
             continue
         print(f"learning curve: {len(part):,} of {len(split.train):,} rows", file=sys.stderr, flush=True)
         try:
-            said = np.asarray(fit_on(part)(test), dtype=np.float32).reshape(-1)
+            said = _said(fit_on, part, test)
         except SkyriverError as error:
-            print(f"learning curve: it cannot be fitted on fewer rows: {error.message}", file=sys.stderr)
-            return
+            print(f"learning curve: left out, for it cannot be fitted on so few rows: {error.message}", file=sys.stderr)
+            continue
         reached = rank_metrics(labels, said, None).get(metric)
         if reached is not None:
             longest = share == CURVE[-1]  # what the verdict asks
@@ -171,7 +171,7 @@ def _before(spec: ModelSpec, rows: Rows, split: Split, fit_on: FitOn, metrics: M
         learned = len(each.learned)
         print(f"prequential: {len(each.judged):,} rows by {learned:,} before them", file=sys.stderr, flush=True)
         try:
-            said = np.asarray(fit_on(each.learned)(take(rows.x, each.judged)), dtype=np.float32).reshape(-1)
+            said = _said(fit_on, each.learned, take(rows.x, each.judged))
         except SkyriverError as error:
             print(f"prequential: left out, for it cannot be fitted on them: {error.message}", file=sys.stderr)
             continue
@@ -181,6 +181,20 @@ def _before(spec: ModelSpec, rows: Rows, split: Split, fit_on: FitOn, metrics: M
     labels = split.labels[split.test]
     told = {name: metrics[name] for name in METRICS if name in metrics}
     yield Judged(split.start - 1, split.end - 1, len(split.train), len(labels), int(labels.sum()), told)
+
+
+def _said(fit_on: FitOn, part: NDArray[np.int64], x: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Scores of `x`. Raises what `fit_on` does, and JobFailed (BAD_SCORES): a metric would make something of them."""
+    with np.errstate(over="ignore"):
+        said = np.asarray(fit_on(part)(x), dtype=np.float32).reshape(-1)
+    wrong = "some that are no finite numbers" if len(said) == len(x) else f"{len(said):,} scores"
+    if len(said) != len(x) or not np.isfinite(said).all():
+        raise JobFailed(
+            f"The model gave {wrong} for {len(x):,} rows.",
+            code="BAD_SCORES",
+            next_action="Return a model whose scores are finite, one for each row.",
+        )
+    return said
 
 
 def lines(found: Examined) -> Iterator[str]:

@@ -258,7 +258,7 @@ def test_a_function_that_bears_no_fewer_rows_has_no_curve(capfd: pytest.CaptureF
     found = _train(_spec(), fit=picky).examined
     assert found is not None
     assert found.curve == ()
-    assert "cannot be fitted on fewer rows" in capfd.readouterr().err
+    assert "cannot be fitted on so few rows" in capfd.readouterr().err
 
 
 def test_a_fit_that_takes_long_is_not_done_again() -> None:
@@ -308,6 +308,50 @@ def test_a_stretch_that_cannot_be_fitted_is_left_out() -> None:
     assert whole is not None
     assert found is not None
     assert 1 <= len(found.prequential) < len(whole.prequential)
+
+
+class _Scored(LogisticRegression):  # type: ignore[misc]
+    """Says what is not there for each row."""
+
+    def __init__(self, said: str = "") -> None:
+        super().__init__()
+        self.said = said
+
+    def predict_proba(self, x: Any) -> Any:
+        whole = super().predict_proba(x).astype(np.float64)
+        return {
+            "nan": np.full_like(whole, np.nan),
+            "one nan": np.where(np.arange(len(whole))[:, None] == 3, np.nan, whole),
+            "infinite": np.full_like(whole, 1e300),
+            "fewer": whole[:-1],
+            "more": np.repeat(whole, 2, axis=0),
+        }[self.said]
+
+
+@pytest.mark.parametrize("said", ["nan", "one nan", "infinite", "fewer", "more"])
+def test_scores_that_say_nothing_are_left_out(said: str, capfd: pytest.CaptureFixture[str]) -> None:
+    def fit(data: TrainingData) -> LogisticRegression:
+        model = LogisticRegression() if len(data.x) in whole else _Scored(said)
+        return model.fit(np.nan_to_num(data.x), data.y)
+
+    spec = _spec(sr.Clean(fill="median"), prequential=4)
+    declared = spec.train
+    assert declared is not None
+    rows = _rows()
+    split = split_rows(declared, rows, DELAY, validate=True)
+    learned = [len(each.learned) for each in stretches(declared, rows, split)]
+    whole = {len(split.train), learned[1]}  # the model, and one stretch
+    found = _train(spec, rows, fit=fit).examined
+    assert found is not None
+    assert found.curve == ()
+    assert [each.learned for each in found.prequential] == [learned[1], len(split.train)]
+    told = capfd.readouterr().err
+    assert told.count("learning curve: left out") == told.count("prequential: left out") == 2
+    assert told.count("The model gave") == 4
+    whole.add(len(split.train[::3]))
+    found = _train(spec, rows, fit=fit).examined
+    assert found is not None
+    assert [point.rows for point in found.curve] == [len(split.train[::3]), len(split.train)]
 
 
 def test_stretches_without_both_classes_are_left_out() -> None:
