@@ -218,6 +218,7 @@ def ran(work: Job, features: FeatureSetSpec, model: ModelSpec, champion: dict[st
         load_app=lambda: SimpleNamespace(functions={"fit": fit}),
         curve=lambda *told: None,
         kept_curve=lambda: None,
+        tenant="acme",
     )
     return given, train.work(cast(Job, given))
 

@@ -36,7 +36,8 @@ class Budget:
                     f"The search may cost {spec.money:f} {spec.currency}, and "
                     + (f"prices are in {told}." if per_second else "a core costs nothing here."),
                     code="NO_PRICE",
-                    next_action="Limit it by minutes= or trials=, or give this cloud prices (`skyriver cost prices`).",
+                    next_action="Limit it by minutes= or trials=, or give this cloud prices: `skyriver price list`"
+                    " shows those it has.",
                 )
         return cls(spec.trials, spec.seconds, spec.money, spec.currency, per_second, spec.patience)
 
