@@ -111,17 +111,16 @@ class Capacity:
         return f"{self.cpus:g} cores and {self.memory_mb:,} MB"
 
 
-def asks_for(limits: Mapping[str, Any]) -> Capacity:
-    """What a job counts as: its limits; one that declares none counts as a core and 512 MB, and may use more."""
-    return Capacity(float(limits.get("cpus") or 1.0), int(limits.get("memory_mb") or UNDECLARED_MB))
+def asks_for(limits: Mapping[str, Any], workers: int = 0) -> Capacity:
+    """What a job counts as: its limits; one that declares none counts as a core and 512 MB, and may use more. Each of
+    the `workers` among which it is spread counts with a core, and with as much memory as the job."""
+    cpus, memory_mb = float(limits.get("cpus") or 1.0), int(limits.get("memory_mb") or UNDECLARED_MB)
+    return Capacity(max(cpus, float(workers)), memory_mb * (1 + workers))
 
 
 def asked_by(job: Resource, most: Capacity) -> Capacity:
-    """What it counts as where jobs have `most`: one whose work is spread takes a core, and memory as a job does, for
-    each of its workers, as many as there is room for."""
-    asked = asks_for(job.spec.get("limits", {}))
-    workers = workers_of(job, most)
-    return Capacity(max(asked.cpus, float(workers)), asked.memory_mb * (1 + workers)) if workers else asked
+    """What it counts as where jobs have `most`: one whose work is spread has as many workers as there is room for."""
+    return asks_for(job.spec.get("limits", {}), workers_of(job, most))
 
 
 def workers_of(job: Resource, most: Capacity) -> int:

@@ -232,8 +232,8 @@ def reserved(snapshot: Snapshot, *, since: int = 0) -> Iterator[tuple[Resource, 
 
 
 def _limits(declared: Mapping[str, Any], workers: int = 0) -> Limits:
-    asked = asks_for(declared)
-    return Limits(max(asked.cpus, workers), (1 + workers) * asked.memory_mb, declared.get("accelerators", {}))
+    asked = asks_for(declared, workers)
+    return Limits(asked.cpus, asked.memory_mb, declared.get("accelerators", {}))
 
 
 def of_replica(snapshot: Snapshot, replica: Resource) -> Subject:

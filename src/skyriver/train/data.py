@@ -81,3 +81,10 @@ class TrainingData:
     def early_stopping(self) -> Callable[[Any], None]:
         """The same for `lightgbm.train(..., callbacks=[data.early_stopping])`, which asks after its trees."""
         return self.watch.after_tree
+
+
+def read_only(column: NDArray[np.float32]) -> NDArray[np.float32]:
+    """A view: what a function writes into its data must not reach the rows it is judged by."""
+    view = column[:]
+    view.flags.writeable = False
+    return view

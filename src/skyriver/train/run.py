@@ -21,7 +21,7 @@ from skyriver.core.jobs import Progress
 from skyriver.core.spec import ModelSpec, TrainSpec
 from skyriver.train.calibrate import Calibrated, calibrate, with_metadata
 from skyriver.train.cleaning import Cleaning, by_column, fit_cleaning
-from skyriver.train.data import TrainingData
+from skyriver.train.data import TrainingData, read_only
 from skyriver.train.evaluate import calibration_of, evaluate, judge, score, take
 from skyriver.train.examine import Examined, examine
 from skyriver.train.export import Export
@@ -189,15 +189,15 @@ class _Fitting:
         self, part: NDArray[np.int64], params: Mapping[str, Any], cleaning: Cleaning, watch: Watch, tell: Tell = untold
     ) -> TrainingData:
         data = TrainingData(
-            x=_read_only(cleaning.apply(take(self.rows.x, part))),
-            y=_read_only(take(self.split.labels, part)),
+            x=read_only(cleaning.apply(take(self.rows.x, part))),
+            y=read_only(take(self.split.labels, part)),
             names=self.rows.names,
             time=self.rows.time[part],
             params=dict(params),
             seed=self.seed,
             watch=watch,
             tell=tell,
-            weights=None if self.rows.weights is None else _read_only(take(self.rows.weights, part)),
+            weights=None if self.rows.weights is None else read_only(take(self.rows.weights, part)),
         )
         return prepared(self.spec, data)
 
@@ -236,13 +236,6 @@ def _advice(data: TrainingData) -> Iterator[str]:
     if columns:
         yield f"If it takes no such values: {columns}. {CLEAN}"
     yield "Correct the function and deploy it; the log of the job has the traceback."
-
-
-def _read_only(column: NDArray[np.float32]) -> NDArray[np.float32]:
-    """A view: what the function writes into its data must not reach the rows it is judged by."""
-    view = column[:]
-    view.flags.writeable = False
-    return view
 
 
 def _place(error: BaseException, fit: Callable[[TrainingData], Any]) -> str:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from skyriver.core.errors import InvalidInput, JobFailed
 from skyriver.core.spec import TrainSpec
 from skyriver.core.spec_augment import MinoritySpec
-from skyriver.train.data import TrainingData
+from skyriver.train.data import TrainingData, read_only
 
 
 def prepared(spec: TrainSpec, data: TrainingData) -> TrainingData:
@@ -21,7 +21,7 @@ def prepared(spec: TrainSpec, data: TrainingData) -> TrainingData:
     if data.weights is not None:
         _check_weights(spec.weight, data.weights)
     if spec.weights == "balanced":
-        data = replace(data, weights=_read_only(balanced(data.y)))
+        data = replace(data, weights=read_only(balanced(data.y)))
     return replace(data, augment=spec.augment) if spec.augment else data
 
 
@@ -78,9 +78,4 @@ def with_minority(spec: MinoritySpec, data: TrainingData) -> TrainingData:
     x, y = sampler.fit_resample(data.x, data.y.astype(np.int64))
     made = len(x) - len(data.x)
     time = np.concatenate([data.time, np.full(made, data.time[-1] if len(data.time) else 0, np.int64)])
-    return replace(data, x=_read_only(x.astype(np.float32)), y=_read_only(y.astype(np.float32)), time=time)
-
-
-def _read_only(values: NDArray[np.float32]) -> NDArray[np.float32]:
-    values.flags.writeable = False
-    return values
+    return replace(data, x=read_only(x.astype(np.float32)), y=read_only(y.astype(np.float32)), time=time)
