@@ -64,6 +64,7 @@ def check_gateway(make: Make) -> None:
         check_capacity,
         check_weights,
         check_swap_under_load,
+        check_swap_before_the_body,
         check_draining,
         check_stand_in,
         check_protocol,
@@ -342,6 +343,23 @@ def _gone(stage: Stage, name: str) -> bool:
     return name not in stage.gateway.sessions()
 
 
+def check_swap_before_the_body(stage: Stage) -> None:
+    """A request whose head came before its server left and whose body comes after is not refused."""
+    head = f"POST /predict/fraud HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {TOKEN}\r\ncontent-length: 2\r\n\r\n"
+    with (
+        socket.create_connection(stage.address, timeout=DEADLINE) as connection,
+        upstream(stage, "old") as old,
+        upstream(stage, "new") as new,
+    ):
+        stage.gateway.apply(table(pool("fraud:1", old)))
+        connection.sendall(head.encode())
+        time.sleep(0.2)  # the head is read: nothing tells when
+        stage.gateway.apply(table(pool("fraud:2", new), split=(("fraud:2", 100),)))
+        connection.sendall(b"{}")
+        answer = _answer(connection)
+        assert b" 200 " in answer.splitlines()[0], answer
+
+
 def check_draining(stage: Stage) -> None:
     with upstream(stage, "old") as old, upstream(stage, "new") as new:
         stage.gateway.apply(table(pool("fraud:1", old)))
@@ -392,10 +410,14 @@ def check_sizes(stage: Stage) -> None:
 def _raw(stage: Stage, data: bytes) -> bytes:
     with socket.create_connection(stage.address, timeout=DEADLINE) as connection:
         connection.sendall(data)
-        answer = b""
-        while b"}" not in answer and (piece := connection.recv(1 << 16)):
-            answer += piece
-        return answer
+        return _answer(connection)
+
+
+def _answer(connection: socket.socket) -> bytes:
+    answer = b""
+    while b"}" not in answer and (piece := connection.recv(1 << 16)):
+        answer += piece
+    return answer
 
 
 def check_restart(stage: Stage) -> None:

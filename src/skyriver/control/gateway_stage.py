@@ -81,7 +81,7 @@ def upstream(stage: Stage, name: str, path: Path | None = None) -> Iterator[Upst
 
 class _Listener(ThreadingMixIn, UnixStreamServer):
     daemon_threads = True
-    request_queue_size = 128
+    request_queue_size = 1024  # a server's own: a connection beyond it is refused, and its server is out for a moment
 
     def __init__(self, upstream: Upstream) -> None:
         self.upstream = upstream

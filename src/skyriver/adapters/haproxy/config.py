@@ -235,7 +235,6 @@ defaults slots from base
     retry-on conn-failure empty-response
     retries 1
     http-request disable-l7-retry if {{ path_beg {rules.STREAMS} }} !{{ path_end {rules.EVENTS} }} {but}
-    http-request wait-for-body time 60s
     # Whoever closes has left, and the server is told; half a close cannot be told from a whole one.
     option abortonclose
     # How long each server takes, and how often; see skyriver.control.outliers.
@@ -306,6 +305,8 @@ frontend way_in from base
     http-request del-header accept-encoding if METH_POST {{ req.fhdr(accept-encoding) -m found }} \
 {{ req.hdr_val(content-length) lt {SMALL_BYTES} }}
     {_return(rules.BODY_TOO_LARGE)} if {{ req.body_size gt {rules.BODY_LIMIT} }}
+    # Before the slot is chosen: from there to its server a request waits for nothing, so that `settle` covers it.
+    http-request wait-for-body time 60s
 {_route()}
 {_limits()}
     http-response del-header server
