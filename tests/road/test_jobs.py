@@ -196,6 +196,7 @@ def test_a_job_whose_process_is_killed_goes_on_by_itself(chores: Cloud) -> None:
 def test_a_job_is_cancelled_while_it_runs(chores: Cloud) -> None:
     run = started(chores, "naps")
     pid = process(chores, run)
+    wait_for(lambda: "asleep" in chores.command("logs", run).succeeded().out, "it printed something", 60)
     with subprocess.Popen(
         [str(COMMAND), "--home", str(chores.home), "logs", run, "-f"], stdout=subprocess.PIPE, text=True
     ) as following:

@@ -118,7 +118,7 @@ def test_a_deployment_tells_what_becomes_of_the_rules(shop: Cloud) -> None:
 
 def test_a_deployment_is_done_once_the_worker_decides_with_it(shop: Cloud) -> None:
     cloud = shop
-    file, incidents = written(cloud, "shop.py", "amount > 90"), cloud.rows("incidents")
+    file = written(cloud, "shop.py", "amount > 90")
     before = cloud.processes()["orders-0"]
     file.write_text(file.read_text().replace('fallback_by=("rules",)', 'fallback="call", latency="500ms"'))
     cloud.command("deploy", file, "-y").succeeded()
@@ -129,4 +129,5 @@ def test_a_deployment_is_done_once_the_worker_decides_with_it(shop: Cloud) -> No
     cloud.command("deploy", file, "-y").succeeded()
     assert cloud.json("stream", "get", "orders")["state"] == "READY"
     assert cloud.processes()["orders-0"] != before
-    assert cloud.rows("incidents") == incidents
+    conditions = [condition["kind"] for row in cloud.rows("incidents") for condition in row["status"]["conditions"]]
+    assert set(conditions) <= {"fallbacks"}, "but that no version of its model serves, no incident"
