@@ -493,6 +493,34 @@ def test_what_a_stale_control_plane_applied_is_put_right_by_the_next_apply() -> 
             current.stop()
 
 
+def test_who_waits_for_a_server_is_answered_though_it_leaves(
+    home: Home, one: Upstream, two: Upstream, monkeypatch
+) -> None:
+    monkeypatch.setattr(config_module, "SERVER_REQUESTS", 1)
+    monkeypatch.setattr(config_module, "SERVER_OPTIONS", "check maxconn 1")
+    gateway = home.gateway()
+    gateway.start()
+    gateway.apply(table(pool("fraud:1", one)))
+    stage, replies = home.stage(gateway), []
+    held = threading.Thread(target=lambda: replies.append(send(stage, "/predict/fraud?hold")), daemon=True)
+    held.start()
+    wait_for("it is under way", lambda: sum(gateway.sessions().values()) == 1)
+    waits = threading.Thread(target=lambda: replies.append(send(stage, "/predict/fraud")), daemon=True)
+    waits.start()
+    admin = Admin(home.directory)
+    wait_for("another waits", lambda: sum(admin.queued().values()) == 1)
+    after = table(pool("fraud:2", two), split=(("fraud:2", 100),))
+    applies = threading.Thread(target=gateway.apply, args=(after,), daemon=True)
+    applies.start()
+    wait_for("new ones go to the other", lambda: send(stage, "/v2/models/fraud/versions/2/infer").status == 200)
+    applies.join(0.2)  # it would take the server out by now
+    one.release.set()
+    for thread in (held, waits, applies):
+        thread.join(30)
+    assert [reply.body.get("upstream") for reply in replies] == ["one", "one"]
+    assert set(gateway.sessions()) == {"two"}
+
+
 def test_a_tenant_with_too_many_pools_keeps_nobody_from_anything(home: Home, one: Upstream, two: Upstream) -> None:
     gateway = home.gateway()
     gateway.start()

@@ -50,8 +50,13 @@ class Admin:
             for row in self._stat()
         }
 
-    def _stat(self) -> Iterator[dict[str, str]]:
-        rows = csv.DictReader(self._ask("show stat -1 4 -1").lstrip("# ").splitlines())
+    def queued(self) -> dict[str, int]:
+        """Requests that wait for any server of a slot, by the slot."""
+        return {row["pxname"]: int(row["qcur"]) for row in self._stat("2")}
+
+    def _stat(self, types: str = "4") -> Iterator[dict[str, str]]:
+        """Of servers (4) or of slots (2)."""
+        rows = csv.DictReader(self._ask(f"show stat -1 {types} -1").lstrip("# ").splitlines())
         return (row for row in rows if row["pxname"].startswith("slot_"))
 
     def answered(self) -> dict[Place, Answered]:

@@ -13,7 +13,7 @@ import json
 import os
 import resource
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from ipaddress import IPv4Address
 from pathlib import Path
@@ -50,6 +50,8 @@ LOCK = "lock"
 LOCK_SECONDS = 30.0
 STOP_SECONDS = 3.0
 """For requests under way when the gateway is stopped."""
+QUEUE_SECONDS = 1.2
+"""A little more than a request waits for a server (`timeout queue`)."""
 ROOM_SECONDS = 2.0
 """Between two looks whether there is room by now for pools that had none: a slot is free when its last request ends."""
 
@@ -258,6 +260,7 @@ class HaproxyGateway:
         _bring_map(admin, ROUTES, layout.routes_map(table, slots, self._count()))
         if moves.retire:
             admin.settle()
+            _let_queues_end(admin, {at.slot for at in moves.retire})
         for at in moves.retire:
             admin.retire(at)
         for at in moves.remove:
@@ -297,6 +300,14 @@ class HaproxyGateway:
 def _bring_map(admin: Admin, name: str, entries: Mapping[str, str]) -> None:
     if admin.read_map(name) != entries:
         admin.write_map(name, entries)
+
+
+def _let_queues_end(admin: Admin, slots: Collection[str]) -> None:
+    """Returns when nobody waits for a server of `slots` any more: HAProxy refuses at once who waits for one that it
+    takes out, and who waits gets one within the time limit of the queue, or is refused then."""
+    deadline = time.monotonic() + QUEUE_SECONDS
+    while time.monotonic() < deadline and any(map(admin.queued().get, slots)):
+        time.sleep(0.02)
 
 
 def _together(told: Iterable[Mapping[Place, Answered]]) -> dict[Place, Answered]:
