@@ -12,8 +12,10 @@ import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
+from sqlalchemy import create_engine, insert
 
-from skyriver.adapters.sql.migrating import configuration
+from skyriver.adapters.sql.migrating import configuration, upgrade
+from skyriver.adapters.sql.rows import Totals, totals_values
 from skyriver.adapters.sql.schema import metadata
 from skyriver.adapters.sqlite.driver import SAFE_WAL, journal_for, newest_driver, settings_of
 from skyriver.adapters.sqlite.migrations import REVISIONS
@@ -45,6 +47,23 @@ def test_the_tables_are_those_that_the_migrations_make(path: Path) -> None:
     with store._reading(None) as connection:
         assert compare_metadata(MigrationContext.configure(connection), metadata) == []
     store.close()
+
+
+def test_a_new_file_is_what_the_migrations_would_have_made(path: Path, tmp_path: Path) -> None:
+    """To the letter of each table and index, and in all that stands in them."""
+    SqliteStore(path).close()
+    migrated = tmp_path / "migrated.db"
+    engine = create_engine(f"sqlite:///{migrated}")
+    with engine.begin() as connection:
+        upgrade(SCRIPTS, connection)
+        connection.execute(insert(metadata.tables["counters"]), totals_values(Totals()))
+    engine.dispose()
+    schema = "SELECT type, name, tbl_name, sql FROM sqlite_master ORDER BY type, name"
+    assert statement(path, schema) == statement(migrated, schema)
+    for (table,) in statement(path, "SELECT name FROM sqlite_master WHERE type = 'table'"):
+        assert sorted(statement(path, f"SELECT * FROM {table}")) == sorted(
+            statement(migrated, f"SELECT * FROM {table}")
+        )
 
 
 def test_the_revisions_are_those_of_the_scripts() -> None:

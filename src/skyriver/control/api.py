@@ -12,7 +12,6 @@ from typing import Annotated, Any
 
 from fastapi import FastAPI, Header, Path, Query, Request
 from fastapi.responses import FileResponse, Response
-from fastapi.routing import APIRoute
 
 from skyriver.control.auditing import add_audit
 from skyriver.control.bodies import BodyLimit
@@ -22,6 +21,7 @@ from skyriver.control.damaged import find_rows
 from skyriver.control.deploying import etag, matches
 from skyriver.control.events import Watch, add_events
 from skyriver.control.explain import explain, list_processes, log_of, objectives
+from skyriver.control.late import LateRoute
 from skyriver.control.lineage import lineage
 from skyriver.control.mlflow.protocol import ARTIFACTS
 from skyriver.control.paging import (
@@ -98,7 +98,7 @@ def _routed(cloud: Cloud) -> FastAPI:
     add_writing(routes, cloud)
     api.state.watch = Watch(cloud.store)
     add_events(routes, cloud.store, api.state.watch)
-    api.add_api_route(
+    live = LateRoute(
         f"{PREFIX}/livez",
         _live,
         methods=["GET"],
@@ -106,11 +106,11 @@ def _routed(cloud: Cloud) -> FastAPI:
         summary="Check live",
         openapi_extra={"x-permission": PUBLIC, "security": []},
     )
+    api.router.routes.append(live)
     add_problems(api, f"{PREFIX}/openapi.json")
     api.add_middleware(BodyLimit, but=_is_streamed)
     for route in api.routes:
-        declared = route.openapi_extra or {} if isinstance(route, APIRoute) else {}
-        if not declared.get("x-permission"):
+        if not isinstance(route, LateRoute) or not route.openapi_extra.get("x-permission"):
             path = getattr(route, "path", repr(route))
             raise Internal(f"The route {path} declares no permission.", code="ROUTE_WITHOUT_PERMISSION")
     return api

@@ -11,6 +11,7 @@ from fastapi.openapi.utils import get_openapi
 from pydantic import TypeAdapter
 from typing_extensions import is_typeddict
 
+from skyriver.control.late import routes_of
 from skyriver.control.problems import MEDIA
 from skyriver.control.routes import SCHEME
 from skyriver.core import contract
@@ -58,7 +59,7 @@ def _document(api: FastAPI) -> dict[str, Any]:
         version=api.version,
         openapi_version="3.1.0",
         description=_TEXT,
-        routes=api.routes,
+        routes=routes_of(api),
     )
     refusals: dict[str, Any] = {}
     for operation in (operation for path in found["paths"].values() for operation in path.values()):

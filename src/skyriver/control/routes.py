@@ -10,6 +10,7 @@ from fastapi import Depends, FastAPI, Path, Request
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import JSONResponse, Response
 
+from skyriver.control.late import LateRoute
 from skyriver.control.problems import MEDIA
 from skyriver.control.store import Store
 from skyriver.core.clock import Clock
@@ -85,7 +86,7 @@ class Routes:
         extra: dict[str, Any] = {"x-permission": permission.value, "security": [{SCHEME: []}]}
         if body is not None:
             extra["requestBody"] = {"required": True, "content": dict(body)}
-        self.api.add_api_route(
+        route = LateRoute(
             PREFIX + path,
             handler,
             methods=[method],
@@ -97,6 +98,7 @@ class Routes:
             dependencies=[Depends(guard(self.tokens, self.clock, permission, tenant=path.startswith(TENANT)))],
             openapi_extra=extra,
         )
+        self.api.router.routes.append(route)
 
 
 def described(code: int) -> dict[str, Any]:

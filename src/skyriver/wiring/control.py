@@ -428,7 +428,7 @@ async def _run(home: Home, address: str, leader: Leader | None) -> None:
     if nudges is not None:
         events.add_reader(nudges, take, nudges, loop.wake)
     passes = threading.Thread(target=loop.run, name="reconcile")
-    passes.start()  # before the API is built, which takes a second: what runs is looked after at once
+    passes.start()  # before the API: what runs is looked after at once
     try:
         api = create_api(cloud)
         ready |= {"ready": True, "port": port, "troubles": [p.to_problem() for p in loop.health().problems.values()]}

@@ -13,11 +13,11 @@ from typing import Any
 
 import httpx
 import pytest
-from fastapi.routing import APIRoute
 
 from skyriver.adapters.memory.keys import MemoryKeys
 from skyriver.control import bodies
 from skyriver.control.api import create_api
+from skyriver.control.late import routes_of
 from skyriver.control.mlflow import filters, records, registry, room, shown
 from skyriver.control.mlflow.refusals import is_mlflow
 from skyriver.core.curves import Curves
@@ -113,7 +113,7 @@ def version(model: str, number: int, artifact: str, **more: Any) -> Resource:
 
 
 def test_each_route_says_who_may_and_what_it_writes_and_none_is_in_our_contract(stage: Stage) -> None:
-    routes = [r for r in stage.api.routes if isinstance(r, APIRoute) and is_mlflow(r.path)]
+    routes = [r for r in routes_of(stage.api) if is_mlflow(r.path)]
     assert len(routes) >= 55
     for route in routes:
         extra: Mapping[str, Any] = route.openapi_extra or {}
@@ -215,7 +215,7 @@ def test_each_route_that_says_so_leaves_one_audit_row(stage: Stage, client: Clie
         answer = client.ask(method, path if path.startswith("/") else f"{API}/{path}", **fields)
         assert answer.status_code == 200, (path, answer.text)
         assert len(audit(stage)) == known + 1, path
-    routes = [r for r in stage.api.routes if isinstance(r, APIRoute) and is_mlflow(r.path)]
+    routes = [r for r in routes_of(stage.api) if is_mlflow(r.path)]
     audited = {(m, r.path) for r in routes for m in r.methods if (r.openapi_extra or {})["x-writes"] == "audited"}
     seen = {(m, _template(path, logged)) for m, path, _ in examples}
     assert audited - seen == {("POST", f"{API}/model-versions/create"), ("PUT", f"{FILES}/{{path:path}}")}

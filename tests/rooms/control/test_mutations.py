@@ -19,6 +19,7 @@ from fastapi.routing import APIRoute
 from skyriver.adapters.memory.store import MemoryStore
 from skyriver.adapters.sqlite.store import SqliteStore
 from skyriver.control import mutations
+from skyriver.control.late import routes_of
 from skyriver.control.mlflow.refusals import is_mlflow
 from skyriver.core.contract import Delivery
 from skyriver.core.errors import Unavailable
@@ -330,7 +331,7 @@ def path_of(route: APIRoute) -> str:
 
 def changing(stage: Stage) -> list[APIRoute]:
     """What takes away comes last. Routes for MLflow's clients are in test_mlflow.py."""
-    routes = [r for r in stage.api.routes if isinstance(r, APIRoute) and not r.methods <= {"GET", "HEAD"}]
+    routes = [r for r in routes_of(stage.api) if not r.methods <= {"GET", "HEAD"}]
     routes = [r for r in routes if not is_mlflow(r.path)]
     return sorted(routes, key=lambda route: ("DELETE" in route.methods, route.operation_id == "start_erase"))
 

@@ -14,10 +14,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from itertools import islice
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Connection, Select, and_, bindparam, delete, func, insert, or_, select, tuple_
-from sqlalchemy.dialects import postgresql, sqlite
 
 from skyriver.adapters.sql.faults import closed, damaged, locked_by_a_thread
 from skyriver.adapters.sql.rows import (
@@ -48,7 +47,10 @@ from skyriver.core.errors import Corrupt
 from skyriver.core.resources import AuditEntry, Change, Key, Put, Resource
 from skyriver.trust.audit import AuditHead, check_row, verify
 
-Upsert = type[sqlite.Insert] | type[postgresql.Insert]
+if TYPE_CHECKING:  # each is weight for who uses the other
+    from sqlalchemy.dialects import postgresql, sqlite
+
+    Upsert = type[sqlite.Insert] | type[postgresql.Insert]
 
 _KEY = (resources.c.tenant, resources.c.kind, resources.c.name)
 _ONE = select(resources).where(*(column == bindparam(f"of_{column.name}") for column in _KEY))

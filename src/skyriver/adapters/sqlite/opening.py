@@ -10,13 +10,26 @@ from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
 
-from sqlalchemy import URL, Connection, Engine, create_engine, event, insert, text
+from sqlalchemy import (
+    URL,
+    Column,
+    Connection,
+    Engine,
+    MetaData,
+    PrimaryKeyConstraint,
+    String,
+    Table,
+    create_engine,
+    event,
+    insert,
+    text,
+)
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from skyriver.adapters.sql.faults import damaged, newer
 from skyriver.adapters.sql.rows import Totals, totals_values
-from skyriver.adapters.sql.schema import counters
+from skyriver.adapters.sql.schema import counters, metadata
 from skyriver.adapters.sqlite.driver import SAFE_WAL, journal_for, set_up
 from skyriver.adapters.sqlite.migrations import REVISIONS
 from skyriver.core.errors import Conflict, NotAllowed, Unavailable
@@ -31,6 +44,14 @@ _KEPT, _EXTRA = 4, 12
 
 _EXAMINED_BYTES = 64 << 20
 """Files up to here are examined as a whole when they are opened: 5 ms a MB."""
+
+_version = Table(
+    "alembic_version",
+    MetaData(),
+    Column("version_num", String(32), nullable=False),
+    PrimaryKeyConstraint("version_num", name="alembic_version_pkc"),
+)
+"""Alembic's own, as it makes it."""
 
 BEGIN = "skyriver_begin"
 """Execution option of a connection: the statement that begins its transactions."""
@@ -143,9 +164,17 @@ def migrate(connection: Connection, path: Path) -> None:
     """Brings the file to the newest revision, inside the writing transaction that `connection` is in."""
     if migrated(connection, path):
         return  # another process did, while this one waited
-    from skyriver.adapters.sql.migrating import upgrade  # weight: Alembic is 90 ms and 11 MB, and seldom needed
+    if not connection.scalar(text("SELECT count(*) FROM sqlite_master")):
+        _make(connection)
+        return
+    from skyriver.adapters.sql.migrating import upgrade  # weight: Alembic is 200 ms and 11 MB, and seldom needed
 
-    fresh = not connection.scalar(text("SELECT count(*) FROM sqlite_master"))
     upgrade(SCRIPTS, connection)
-    if fresh:
-        connection.execute(insert(counters), totals_values(Totals()))
+
+
+def _make(connection: Connection) -> None:
+    """What all migrations would leave of an empty file, in one go and without Alembic: a test compares the two."""
+    metadata.create_all(connection, checkfirst=False)
+    _version.create(connection)
+    connection.execute(insert(_version), {"version_num": REVISIONS[-1]})
+    connection.execute(insert(counters), totals_values(Totals()))

@@ -7,11 +7,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
-from fastapi import Depends, FastAPI, Request
+from fastapi import Depends, Request
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import JSONResponse
 
 from skyriver.control.cloud import Cloud
+from skyriver.control.late import LateRoute
 from skyriver.control.mutations import Call, Mutations, Planned
 from skyriver.control.routes import Routes, caller, guard
 from skyriver.core.errors import Conflict, InvalidInput
@@ -195,9 +196,8 @@ class Board:
 def add_route(
     routes: Routes, method: str, path: str, permission: Permission, writes: Writes, handler: Callable[..., Any]
 ) -> None:
-    api: FastAPI = routes.api
     name = path.removeprefix("/api/2.0/").replace("/", "_").replace("{", "").replace("}", "").replace(":path", "")
-    api.add_api_route(
+    route = LateRoute(
         path,
         handler,
         methods=[method],
@@ -207,3 +207,4 @@ def add_route(
         dependencies=[Depends(guard(routes.tokens, routes.clock, permission, tenant=False))],
         openapi_extra={"x-permission": permission.value, "x-writes": writes},
     )
+    routes.api.router.routes.append(route)
