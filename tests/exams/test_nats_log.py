@@ -55,7 +55,7 @@ class NatsLogHarness:
     def limit_room(self, room: int | None) -> None:
         async def limit() -> None:
             client = await nats.connect(self.server.url)
-            context = client.jetstream()
+            context = client.jetstream(timeout=60)
             info = await context.stream_info(self.name)
             limit = -1 if room is None else info.state.bytes + room
             await context.update_stream(replace(info.config, max_bytes=limit))
@@ -215,7 +215,7 @@ def test_a_stream_that_would_lose_records_is_refused(server: NatsServer, wrong: 
 
     async def make_stream() -> None:
         client = await nats.connect(server.url)
-        await client.jetstream().add_stream(name=name, **given)
+        await client.jetstream(timeout=60).add_stream(name=name, **given)
         await client.close()
 
     asyncio.run(make_stream())

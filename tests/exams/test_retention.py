@@ -139,7 +139,7 @@ def _flipped(data: bytes) -> bytes:
 @pytest.fixture(params=["memory", "segments, directory", "segments, s3"])
 def make(request: pytest.FixtureRequest, tmp_path: Path) -> Make:
     numbers = itertools.count()
-    hasty = Patience(connect_s=1, request_s=5, retries=1, retry_s=5)
+    calm = Patience(connect_s=60, request_s=60, retries=1, retry_s=60)
 
     def build() -> RetentionHarness:
         folder = tmp_path / str(next(numbers))
@@ -150,7 +150,7 @@ def make(request: pytest.FixtureRequest, tmp_path: Path) -> Make:
         server: S3Server = request.getfixturevalue("s3")
 
         def bucket(name: str) -> S3Objects:
-            return S3Objects(server.place(secrets.token_hex(8)), folder / name, cache_bytes=4000, patience=hasty)
+            return S3Objects(server.place(secrets.token_hex(8)), folder / name, cache_bytes=4000, patience=calm)
 
         return SegmentsAndTier(folder, bucket("cache"), bucket("other cache"))
 

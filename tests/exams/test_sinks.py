@@ -88,7 +88,7 @@ class NatsHarness:
 
     async def received(self) -> Sequence[tuple[str, bytes]]:
         client = await nats.connect(self.server.url)
-        context = client.jetstream()
+        context = client.jetstream(timeout=60)
         info = await context.stream_info(self.name)
         found = [await context.get_msg(self.name, number) for number in range(1, info.state.last_seq + 1)]
         await client.close()
@@ -107,7 +107,7 @@ class NatsHarness:
         if not self.made:
             client = await nats.connect(self.server.url)
             config = StreamConfig(name=self.name, subjects=[f"{self.name}.>"], duplicate_window=120)
-            await client.jetstream().add_stream(config)
+            await client.jetstream(timeout=60).add_stream(config)
             await client.close()
             self.made = True
 

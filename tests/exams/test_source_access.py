@@ -110,7 +110,7 @@ def test_nats(nats_server: NatsServer, authority: Authority) -> None:
             password="s3cret",
             tls=client_context(right(authority)),
         )
-        await client.jetstream().add_stream(name="payments", subjects=["payments"])
+        await client.jetstream(timeout=60).add_stream(name="payments", subjects=["payments"])
         await client.close()
 
     asyncio.run(make_stream())

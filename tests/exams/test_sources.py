@@ -53,13 +53,13 @@ class NatsHarness:
     async def publish(self, payloads: Sequence[bytes]) -> None:
         client = await nats.connect(self.server.url)
         for payload in payloads:
-            await client.jetstream().publish(self.subject, payload)
+            await client.jetstream(timeout=60).publish(self.subject, payload)
         await client.close()
 
     async def make_stream(self) -> None:
         if not self.made:
             client = await nats.connect(self.server.url)
-            await client.jetstream().add_stream(name=self.subject.split(".")[0], subjects=[self.subject])
+            await client.jetstream(timeout=60).add_stream(name=self.subject.split(".")[0], subjects=[self.subject])
             await client.close()
             self.made = True
 

@@ -158,14 +158,14 @@ def test_a_removed_stream_log_is_told_and_never_begun_anew(cloud: Cloud) -> None
         stream = next(s for s in cloud.rows("streams") if s["name"] == "orders")
         return stream["state"] != "READY" and stream["reason"] == "LOG_GONE" and "Put" in stream["next_action"]
 
-    wait_for(told, "the stream says that its log is gone", 60)
+    wait_for(told, "the stream says that its log is gone")
     assert cloud.ask("POST", "/streams/orders/events", cloud.next_orders(1))[0] == 503
     assert not list(log.glob("*.log")) if log.exists() else True
     assert "LOG_GONE" in cloud.command("explain", "orders").succeeded().out
     if log.exists():
         shutil.rmtree(log)
     aside.rename(log)
-    wait_for(lambda: decides(cloud), "the stream is back", 60)
+    wait_for(lambda: decides(cloud), "the stream is back")
     again = cloud.ask("POST", "/streams/orders/events?wait=decision", [order])[1]
     assert (again["duplicates"], again["decisions"][0]["decision"]) == (1, first["decision"])
     cloud.command("stream", "verify", "orders").succeeded()
@@ -181,11 +181,10 @@ def test_a_clock_that_is_set_gives_nothing_up(cloud: Cloud, clock: Path, seconds
     log = cloud.home / "logs" / "control.log"
     told = log.read_text().count("clock was set by")
     (clock / "offset").write_text(str(seconds))
-    wait_for(lambda: log.read_text().count("clock was set by") > told, "the step of the clock is told", 60)
+    wait_for(lambda: log.read_text().count("clock was set by") > told, "the step of the clock is told")
     wait_for(
         lambda: cloud.ask("GET", f"/api/v1/tenants/default/operations/{started}")[1]["state"] == "SUCCEEDED",
         "the training ends well",
-        90,
     )
     wait_for(lambda: answers(cloud), "a prediction")
     cloud.wait_ready()

@@ -53,7 +53,7 @@ def expired(folder: Path) -> tuple[Path, Path] | None:
 
 def connect(home: Home, ca: Path) -> http.client.HTTPSConnection:
     port = home.settings()["tls"]["port"]
-    return http.client.HTTPSConnection("127.0.0.1", port, timeout=10, context=ssl.create_default_context(cafile=ca))
+    return http.client.HTTPSConnection("127.0.0.1", port, timeout=60, context=ssl.create_default_context(cafile=ca))
 
 
 def ask_once(home: Home, ca: Path) -> int:
@@ -101,7 +101,7 @@ def test_https_speaks_http_2_and_nothing_old(home: Home) -> None:
     context = ssl.create_default_context(cafile=tls["certificate"])
     context.set_alpn_protocols(["h2", "http/1.1"])
     with (
-        socket.create_connection(("127.0.0.1", tls["port"]), timeout=10) as plain,
+        socket.create_connection(("127.0.0.1", tls["port"]), timeout=60) as plain,
         context.wrap_socket(plain, server_hostname="localhost") as connection,
     ):
         assert connection.selected_alpn_protocol() == "h2"

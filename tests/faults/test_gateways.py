@@ -121,7 +121,7 @@ def test_they_share_the_address_and_serve_one_table(gateways: Gateways) -> None:
         wait_for("requests of both are counted", lambda: control.sessions().get("two") == 8)
         two.release.set()
         for thread in threads:
-            thread.join(10)
+            thread.join(60)
         wait_for("drained servers are forgotten by both", lambda: control.sessions() == {"two": 0})
         assert gateway.look() == {}
         again = [gateways.run(number) for number in (1, 2)]
@@ -173,9 +173,13 @@ def test_each_has_its_part_of_a_limit(gateways: Gateways) -> None:
     with upstream(stage, "one") as one, contextlib.ExitStack() as clients:
         gateway.apply(table(pool("fraud:1", one), limit=RequestLimit(per_second=20)))
         connections = [clients.enter_context(contextlib.closing(Client(stage))) for _ in range(16)]
-        began = time.monotonic()
-        answers = [connection.send("/predict/fraud").status for _ in range(10) for connection in connections]
-        assert 10 <= answers.count(200) <= 20 * (time.monotonic() - began + 1)
+        answers: list[int] = []
+        for _ in range(10):  # a machine that answers less than twenty a second has to refuse none
+            if 429 in answers:
+                break
+            began = time.monotonic()
+            answers = [connection.send("/predict/fraud").status for _ in range(10) for connection in connections]
+            assert 10 <= answers.count(200) <= 20 * (time.monotonic() - began + 1)
         assert 429 in answers
         gateways.start(1)
         gateway.apply(table(pool("fraud:1", one), limit=RequestLimit(per_second=20)))

@@ -105,7 +105,7 @@ tell(share=time.process_time() / 2, threads=os.environ["OMP_NUM_THREADS"])
     ended = run(home, code, cpus=0.25)
     assert ended.held_by == "cores: control group"
     assert ended.report["threads"] == "1"
-    assert 0.1 < ended.report["share"] < 0.5
+    assert 0.01 < ended.report["share"] < 0.5, "where others work too it gets less"
 
 
 def test_threads_follow_the_cores(home: Path) -> None:

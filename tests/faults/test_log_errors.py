@@ -268,7 +268,7 @@ def test_a_real_limit_of_the_kernel(tmp_path: Path, durability: str) -> None:
     assert process.stdout is not None
     number = int(process.stdout.readline())
     process.kill()
-    assert process.wait(10) == -signal.SIGKILL
+    assert process.wait(60) == -signal.SIGKILL
     process.stdin.close()
     process.stdout.close()
     assert number > 130

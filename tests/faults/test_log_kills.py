@@ -52,7 +52,7 @@ def kill_after(process: subprocess.Popen[bytes], acknowledgements: int) -> int:
         said += os.read(process.stdout.fileno(), 1 << 16)
     process.kill()
     said += process.stdout.read()
-    assert process.wait(10) == -9
+    assert process.wait(60) == -9
     process.stdout.close()
     return max((int.from_bytes(said[at : at + 8], "little") for at in range(0, len(said) - 7, 8)), default=0)
 
@@ -109,14 +109,14 @@ def test_a_reader_follows_a_writer_that_goes_on_and_changes_hands(tmp_path: Path
                 assert process.stdout is not None
                 process.kill()
                 process.stdout.close()
-                process.wait(10)
+                process.wait(60)
                 process, lives = None, lives + 1
             elif process.stdout is not None:
                 os.read(process.stdout.fileno(), 1 << 16)
     finally:
         if process is not None:
             process.kill()
-            process.wait(10)
+            process.wait(60)
             assert process.stdout is not None
             process.stdout.close()
     assert len(list(tmp_path.glob("*.log"))) > 4

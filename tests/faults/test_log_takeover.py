@@ -60,7 +60,7 @@ def child(script: str, *arguments: object) -> Iterator[subprocess.Popen[str]]:
         yield process
     finally:
         process.kill()
-        process.wait(10)
+        process.wait(60)
         process.stdout.close()
         process.stdin.close()
 
@@ -93,7 +93,7 @@ def test_a_stopped_holder_is_ended_and_cannot_write_when_it_is_continued(tmp_pat
         log = open_log(tmp_path, durability="process", holder="second", take_over=True)
         assert log.epoch == 2
         holder.send_signal(signal.SIGCONT)
-        assert holder.wait(10) == -signal.SIGKILL
+        assert holder.wait(60) == -signal.SIGKILL
         log.append([event(b"second")])
         log.sync()
         assert payloads(tmp_path) == [b"first", b"second"]
@@ -173,7 +173,7 @@ def test_a_process_that_the_holder_started_does_not_keep_the_lock(tmp_path: Path
         assert holder.stdout is not None
         grandchild = os.pidfd_open(int(holder.stdout.readline()))
         holder.kill()
-        holder.wait(10)
+        holder.wait(60)
         try:
             open_log(tmp_path, durability="process", holder="second").close()
             signal.pidfd_send_signal(grandchild, 0)  # it still lives

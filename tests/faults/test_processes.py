@@ -68,7 +68,7 @@ def spec(
 
 
 def wait(seen: Callable[[], ProcessStatus | None], until: Callable[[ProcessStatus], bool]) -> ProcessStatus:
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
         status = seen()
         if status is not None and until(status):
@@ -99,14 +99,14 @@ def test_one_that_was_ready_is_not_kept_waiting_however_often_it_is_killed(home:
     parts = processes(home)
     wanted = {"t.replica.x": spec()}
     parts.ensure(wanted)
-    for _ in range(6):
+    for _ in range(8):  # without an end, the last pauses would be of ten seconds
         pid = ready(parts).pid
         os.kill(pid, signal.SIGKILL)
         wait(lambda: parts.observe()["t.replica.x"], lambda s: not s.alive)
         begun = time.monotonic()
         while parts.observe()["t.replica.x"].pid == pid:
             parts.ensure(wanted)
-            assert time.monotonic() - begun < 5, "it is kept waiting"
+            assert time.monotonic() - begun < 8, "it is kept waiting"
             time.sleep(0.01)
 
 
@@ -120,7 +120,7 @@ def test_a_process_that_prints_for_ever_does_not_fill_the_disk(home: Path) -> No
     try:
         for _ in range(LOG_LIMIT // (1 << 20) + 1):
             os.write(printed, b"x" * ((1 << 20) - 1) + b"\n")
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while log.stat().st_size and time.monotonic() < deadline:
             parts.ensure(wanted)
             time.sleep(0.05)
@@ -190,7 +190,7 @@ def test_live_settings_reach_a_running_process_and_a_new_config_restarts_it(home
     status = wait(lambda: parts.observe()["t.replica.x"], lambda s: s.report.get("live") == {"model": 2})
     assert status.pid == first.pid
     changed = {"t.replica.x": spec(other=1)}
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while time.monotonic() < deadline and parts.observe().get("t.replica.x", first).pid == first.pid:
         parts.ensure(changed)
         time.sleep(0.01)

@@ -143,7 +143,7 @@ def worker(tmp_path: Path, kernels: Path) -> Iterator[Any]:
 
 async def make_nats_stream(server: NatsServer) -> None:
     client = await nats.connect(server.url)
-    await client.jetstream().add_stream(name="payments", subjects=["payments.>"])
+    await client.jetstream(timeout=60).add_stream(name="payments", subjects=["payments.>"])
     await client.close()
 
 

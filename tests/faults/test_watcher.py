@@ -36,13 +36,15 @@ def test_a_job_that_runs_too_long_is_ended(home: Path) -> None:
 
 def test_a_job_that_does_not_listen_is_killed_past_its_grace(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("skyriver.adapters.processes.processes.GRACE_SECONDS", 0.3)
-    ended = run(home, "signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(600)", seconds=0.5)
+    ended = run(
+        home, "signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(600)", seconds=3.0
+    )  # it has to get so far
     assert (ended.exit_code, ended.timed_out) == (-signal.SIGKILL, True)
 
 
 def test_a_stopped_job_is_ended_too(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("skyriver.adapters.processes.processes.GRACE_SECONDS", 0.3)
-    ended = run(home, "os.kill(os.getpid(), signal.SIGSTOP)", seconds=1.0)
+    ended = run(home, "os.kill(os.getpid(), signal.SIGSTOP)", seconds=3.0)
     assert (ended.exit_code, ended.timed_out) == (-signal.SIGKILL, True)
 
 

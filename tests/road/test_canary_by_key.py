@@ -28,7 +28,7 @@ app.model(
     "price",
     onnx="model.onnx",
     serve=sr.Service(replicas=2),
-    rollout=sr.Canary([20, 60, 100], every="2s", key="X-Customer"),
+    rollout=sr.Canary([20, 60, 100], every="4s", key="X-Customer", guards=sr.Guards(latency=False)),
 )
 """
 SECONDS = 90.0

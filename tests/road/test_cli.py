@@ -163,7 +163,7 @@ def test_init_writes_an_example_and_nothing_over_another(tmp_path: Path) -> None
 def test_what_init_writes_passes_its_own_test(example: str, tmp_path: Path) -> None:
     run_command("init", example, cwd=tmp_path).succeeded()
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
-    done = subprocess.run(command, cwd=tmp_path / example, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(command, cwd=tmp_path / example, capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert " passed" in done.stdout
 

@@ -38,7 +38,7 @@ def test_what_runs_costs_something_also_while_the_control_plane_is_away(cloud: C
     (cloud.home / "prices.toml").write_text(PRICES.format(today=date.today()))
     cloud.command("deploy", "shop.py", "-y").succeeded()
     cloud.wait_ready()
-    assert cloud.json("price", "get", "core_hour")["price"] == "360"
+    wait_for(lambda: cloud.json("price", "get", "core_hour")["price"] == "360", "the prices are read")
     cloud.command("predict", "price", "x=1").succeeded()
 
     def cost_of(least: Decimal) -> dict[str, Any] | None:

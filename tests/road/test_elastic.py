@@ -94,15 +94,16 @@ def test_one_replica_becomes_two_and_one_again_and_no_request_is_lost(prices: Cl
     deploy(prices, "150ms")
     with Load(prices, 1, pause=0.3) as few:
         wait_for(lambda: row(prices, "scalings"), "a first decision", SECONDS)
-        assert serving(prices) == 1
+        wait_for(lambda: serving(prices) == 1, "one replica", SECONDS)
         with Load(prices, 6) as many:
             wait_for(lambda: serving(prices) == 2, "two replicas", SECONDS)
         wait_for(lambda: serving(prices) == 1, "one replica", SECONDS)
         time.sleep(0.5)  # the one that goes has answered what it had
     assert (few.statuses.keys(), many.statuses.keys()) == ({200}, {200})
     changes = row(prices, "scalings")["status"]["changes"]
-    assert [(change["from"], change["to"]) for change in changes] == [(1, 2), (2, 1)]
-    assert changes[1]["why"].startswith("hold: ")
+    # Where the machine does much else few clients may be answered late, too: then there is a second one for a while.
+    assert [(change["from"], change["to"]) for change in changes] == [(1, 2), (2, 1)] * (len(changes) // 2)
+    assert changes[-1]["why"].startswith("hold: ")
 
 
 def test_why_is_told(prices: Cloud) -> None:
@@ -110,10 +111,8 @@ def test_why_is_told(prices: Cloud) -> None:
     for word in ("scaling price is ACTIVE", "objective", "within 150 ms, with 1 to 2 replicas", "candidate", "c + D"):
         assert word in told
     assert "1 -> 2" in prices.command("service", "history", "price").succeeded().out
-    assert [c["to"] for c in json.loads(prices.command("service", "history", "price", "--json").succeeded().out)] == [
-        2,
-        1,
-    ]
+    history = json.loads(prices.command("service", "history", "price", "--json").succeeded().out)
+    assert [change["to"] for change in history] == [2, 1] * (len(history) // 2)
     assert "v1 100%, 1 replica" in prices.command("ps").succeeded().out
     top = json.loads(prices.command("top", "--json").succeeded().out)
     assert top["scalings"][0] | {"why": ""} == {"name": "price", "ready": 1, "wanted": 1, "why": "", "state": "ACTIVE"}

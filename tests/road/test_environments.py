@@ -121,7 +121,7 @@ def test_the_same_requirements_are_one_environment_and_deploying_again_changes_n
     assert [line["action"] for line in built] == ["keep"]
     nothing = cloud.json("deploy", file, "-y")["plan"]
     assert {line["action"] for line in nothing} == {"keep"}
-    wait_for(lambda: state_of(cloud, environment_of(cloud, "same")) == "READY", "READY", 60)
+    wait_for(lambda: state_of(cloud, environment_of(cloud, "same")) == "READY", "READY")
     shown = cloud.json("environment", "get", environment_of(cloud, "same")[:16])["status"]
     assert shown["packages"] == {"pebble": "1.0"}
     assert shown["mb"] < 1
@@ -143,17 +143,17 @@ def test_what_lost_its_folder_is_built_again_by_the_cloud_which_tells_why_it_can
     cloud.command("deploy", file, "-y").succeeded()
     whole, broken = environment_of(cloud, "lost"), environment_of(cloud, "slate")
     for lock in (whole, broken):
-        wait_for(lambda lock=lock: state_of(cloud, lock) == "READY", "READY", 60)
+        wait_for(lambda lock=lock: state_of(cloud, lock) == "READY", "READY")
     cloud.command("down").succeeded()
     for lock in (whole, broken):
         shutil.rmtree(cloud.home / "environments" / lock)
     shutil.rmtree(cloud.home / "cache" / "uv")
     away = wheel.rename(wheel.with_suffix(".away"))
     cloud.command("up").succeeded()
-    wait_for((cloud.home / "environments" / whole / "bin" / "python").exists, "built by the cloud", 60)
-    wait_for(lambda: state_of(cloud, whole) == "READY", "READY", 60)
+    wait_for((cloud.home / "environments" / whole / "bin" / "python").exists, "built by the cloud")
+    wait_for(lambda: state_of(cloud, whole) == "READY", "READY")
 
-    wait_for(lambda: state_of(cloud, broken) == "FAILED", "FAILED", 60)
+    wait_for(lambda: state_of(cloud, broken) == "FAILED", "FAILED")
     (told,) = cloud.json("explain", f"environment/{broken[:16]}")
     assert told["reason"] == "NO_SUCH_PACKAGE"
     assert "slate" in told["message"]
@@ -167,7 +167,7 @@ def test_what_lost_its_folder_is_built_again_by_the_cloud_which_tells_why_it_can
     assert [(line["action"], line["detail"]) for line in plan if line["kind"] == "environment"] == [
         ("update", "built again")
     ]
-    wait_for(lambda: state_of(cloud, broken) == "READY", "READY", 60)
+    wait_for(lambda: state_of(cloud, broken) == "READY", "READY")
 
 
 BAD: list[tuple[str, str, int, str, list[str]]] = [

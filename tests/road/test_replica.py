@@ -255,9 +255,9 @@ def test_a_deadline_that_is_over_is_told_and_nothing_is_run(replica: ReplicaProc
         assert unread.status == 504  # to refuse costs no look at the body
         wrong = replica.ask("POST", path, body, {"x-request-deadline": "soon"})
         assert wrong.json["code"] == "BAD_DEADLINE"
-    timed = features([1, 2, 3]) | {"parameters": {"timeout": 2_000_000}}
+    timed = features([1, 2, 3]) | {"parameters": {"timeout": 30_000_000}}
     assert replica.ask("POST", "/v2/models/fraud/infer", timed).status == 200
-    arrived = {"x-skyriver-arrived": f"{time.time() - 3:.3f}"}
+    arrived = {"x-skyriver-arrived": f"{time.time() - 31:.3f}"}
     late = replica.ask("POST", "/v2/models/fraud/infer", timed, arrived)
     assert (late.status, late.json["code"]) == (504, "DEADLINE_EXCEEDED")
     assert replica.report()["errors"] == 0
@@ -312,10 +312,10 @@ def test_it_counts_what_it_does(replica: ReplicaProcess) -> None:
 
 
 def test_at_the_end_what_runs_is_answered(start: Callable[..., ReplicaProcess]) -> None:
-    process = start(counter())
+    process = start(counter(), grace_s=DEADLINE)
     process.start_and_wait()
     assert process.child is not None
-    turns = turns_of(process, 1.0)
+    turns = turns_of(process, 4.0)
     answers: list[Answer] = []
     client = threading.Thread(target=lambda: answers.append(process.ask("POST", "/predict", {"turns": turns})))
     client.start()
@@ -353,7 +353,7 @@ def test_at_the_end_nothing_holds_it_up(start: Callable[..., ReplicaProcess]) ->
     running = b'\nskyriver_running_requests{model="fraud",version="3"} 1\n'
     wait_for(lambda: running in process.ask("GET", "/metrics").body, "the run")
     process.child.terminate()
-    assert process.child.wait(5) == 0
+    assert process.child.wait(DEADLINE) == 0
     asking.join(DEADLINE)
     assert errors
     assert not process.socket.exists()
@@ -383,7 +383,7 @@ def refuses(process: ReplicaProcess) -> bool:
 def test_overload_is_answered_at_once(start: Callable[..., ReplicaProcess]) -> None:
     process = start(counter(), queue=2)
     process.start_and_wait()
-    turns = turns_of(process, 0.3)
+    turns = turns_of(process, 1.0)
     answers: list[Answer] = []
     threads = [
         threading.Thread(target=lambda: answers.append(process.ask("POST", "/predict", {"turns": turns})))
@@ -401,7 +401,7 @@ def test_overload_is_answered_at_once(start: Callable[..., ReplicaProcess]) -> N
 
 
 def test_a_run_without_an_end_is_ended_and_others_are_answered(start: Callable[..., ReplicaProcess]) -> None:
-    process = start(counter(), run_limit_s=0.5).start_and_wait()
+    process = start(counter(), run_limit_s=2.0).start_and_wait()
     for _ in range(2):
         answer = process.ask("POST", "/predict", {"turns": 2**62})
         assert (answer.status, answer.json["code"]) == (504, "MODEL_TOO_SLOW")

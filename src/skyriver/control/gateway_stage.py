@@ -22,7 +22,7 @@ from skyriver.core.resources import NO_LIMIT, Pool, RequestLimit, Route, RouteTa
 
 TOKEN = "exam-token-of-acme"
 OTHER_TOKEN = "exam-token-of-globex"
-DEADLINE = 10.0
+DEADLINE = 60.0
 
 Body = bytes | Iterable[bytes]
 """Pieces are sent chunked, without a length."""

@@ -145,7 +145,7 @@ def receiving(folder: Path) -> Iterator[AccessLog]:
         yield log
     finally:
         over.set()
-        thread.join(10)
+        thread.join(60)
         assert not thread.is_alive()
 
 

@@ -105,10 +105,10 @@ def test_how_long_a_receiver_may_ask_to_wait(receiver: Receiver, text: str, seco
 
 
 def test_one_that_hangs_is_left_after_its_time(receiver: Receiver) -> None:
-    receiver.behave, receiver.hang_s = (lambda _: "hang"), 5
+    receiver.behave, receiver.hang_s = (lambda _: "hang"), 60
     began = time.monotonic()
     assert deliver(receiver.url, timeout_s=0.3) == Failed("it did not answer within 0.3 s")
-    assert time.monotonic() - began < 3
+    assert time.monotonic() - began < 30
 
 
 def test_one_that_is_away() -> None:
@@ -143,7 +143,7 @@ def test_an_answer_without_an_end_is_not_read(drip: bool) -> None:
         thread.start()
         found = deliver(f"http://127.0.0.1:{listening.getsockname()[1]}/", timeout_s=1)
         sent.set()
-        thread.join(10)
+        thread.join(60)
     assert MOST_ANSWER > 20
     assert found == (Failed("it did not answer within 1 s") if drip else Taken())
 
@@ -171,7 +171,7 @@ def serving(answer: Callable[[socket.socket], None]) -> Iterator[str]:
     finally:
         listening.shutdown(socket.SHUT_RDWR)
         listening.close()
-        thread.join(10)
+        thread.join(60)
 
 
 def test_a_connection_that_was_closed_meanwhile_is_replaced_without_telling() -> None:

@@ -150,9 +150,9 @@ def test_a_queue_of_thousands_is_decided_in_one_look_and_writes_little() -> None
     cloud.store.commit([Put(r, 0) for r in ended], audit=(), fence=cloud.fence, actor="t", now=1)
     cloud.commit([Put(job(f"new-{n}", index=n), 0) for n in range(100)])
     snapshot = cloud.loop.snapshot()
-    begun = time.perf_counter()
+    begun = time.thread_time()
     decision = admit(snapshot, Capacity(2, 4_000))
-    assert time.perf_counter() - begun < 0.1
+    assert time.thread_time() - begun < 0.1
     assert len(decision.told) == 98
     assert cloud.get("new-99").message == "More than 10 jobs are before it in the queue."
     before = cloud.store.revision()

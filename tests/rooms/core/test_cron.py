@@ -61,9 +61,9 @@ def test_the_last_times_are_those_that_came(expression: str) -> None:
 
 
 def test_the_last_of_a_year_of_minutes_cost_nothing() -> None:
-    begun = time.perf_counter()
+    begun = time.thread_time()
     assert len(last_slots("* * * * *", BERLIN, at("2026-01-01T00:00"), at("2027-01-01T00:00"), 100)) == 100
-    assert time.perf_counter() - begun < 1.0
+    assert time.thread_time() - begun < 1.0
 
 
 @pytest.mark.parametrize(

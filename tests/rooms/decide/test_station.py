@@ -96,7 +96,7 @@ class Post:
 
     async def settle(self, count: int) -> list[Any]:
         """The answers, once there are so many."""
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             while len(self.answers) < count:
                 await asyncio.sleep(0.001)
         return self.answers
@@ -133,7 +133,7 @@ def test_what_comes_during_a_sync_is_the_next_batch(house: House) -> None:
 
         def slow() -> None:
             syncing.set()
-            assert gate.wait(5)
+            assert gate.wait(60)
             sync()
 
         house.log.sync = slow
@@ -182,7 +182,7 @@ def test_what_comes_while_a_turn_lingers_is_taken_with_it(house: House, monkeypa
         assert slept == [limit, limit - turn, limit - turn]  # nobody came any more: it does not go on sleeping
         found: list[int] = []
         station.submit(FindWork(1, lambda _: found.append(len(slept))))  # who only looks waits for nobody
-        await asyncio.sleep(0.01)
+        await until(lambda: bool(found))
         assert found == [3]
         assert len(slept) == 3
         await station.drain(1)
@@ -261,7 +261,7 @@ def test_behind_a_slow_disk_the_queue_fills_and_nothing_acknowledged_is_lost(hou
 
         def slow() -> None:
             syncing.set()
-            assert gate.wait(5)
+            assert gate.wait(60)
             sync()
 
         house.log.sync = slow
@@ -370,9 +370,7 @@ def test_what_answering_takes_is_told_to_a_pacer_beside_the_turns(house: House, 
         post.station.pacer = pacer = Noting()
 
         def slowly(answer: Any) -> None:
-            until_ns = time.perf_counter_ns() + 300_000_000
-            while time.perf_counter_ns() < until_ns:
-                pass
+            time.sleep(1.0)
             post.answers.append(answer)
 
         works = [post.events(*(house.event(n + 16 * place) for n in range(16))) for place in range(2)]
@@ -381,8 +379,8 @@ def test_what_answering_takes_is_told_to_a_pacer_beside_the_turns(house: House, 
             post.station.submit(work)
         await post.settle(2)
         (_, first), (between, second) = pacer.times
-        assert between >= 300_000
-        assert max(first, second) < 300_000
+        assert between >= 1_000_000
+        assert max(first, second) < 1_000_000
 
     run(test)
 
@@ -412,7 +410,7 @@ def test_live_events_wait_for_a_load_at_most_so_long(house: House, monkeypatch: 
 
     async def test() -> None:
         post = await Post(house).start()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             while not post.answers:
                 with contextlib.suppress(Unavailable):
                     post.send(house.event(1))
@@ -614,7 +612,7 @@ def test_a_checkpoint_is_no_part_of_what_answering_takes(house: House) -> None:
         begin, before = post.checkpoints.begin, list[int]()
 
         def slowly(engine: Any, offset: int) -> None:
-            time.sleep(0.3)
+            time.sleep(2.0)
             begin(engine, offset)
 
         post.checkpoints.begin = slowly  # type: ignore[method-assign]
@@ -624,7 +622,7 @@ def test_a_checkpoint_is_no_part_of_what_answering_takes(house: House) -> None:
         await until(lambda: len(before) == 1)
         post.send(house.event(2))  # while the checkpoint is taken
         await post.settle(2)
-        assert before[1] < 200_000
+        assert before[1] < 1_000_000
 
     run(test)
 
@@ -642,7 +640,7 @@ def test_the_end_waits_for_what_was_taken_and_refuses_the_rest(house: House) -> 
 
 
 async def until(held: Callable[[], bool]) -> None:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         while not held():
             await asyncio.sleep(0.001)
 

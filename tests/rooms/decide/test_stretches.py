@@ -132,7 +132,7 @@ def test_what_a_stretch_raises_is_raised_when_none_is_under_way() -> None:
         if rows[0, 0] == 0:
             goes_on.set()
             raise ValueError("no such row")
-        assert goes_on.wait(10)
+        assert goes_on.wait(60)
         done.append(len(rows))
         return rows[:, 0]
 
@@ -174,5 +174,5 @@ def test_threads_end_with_their_scorer(tmp_path: Path) -> None:
     assert len(mine) == 1
     del run, cut
     gc.collect()
-    mine[0].join(10)
+    mine[0].join(60)
     assert not mine[0].is_alive()

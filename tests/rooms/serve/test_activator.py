@@ -74,7 +74,7 @@ class Stage:
                 await server.stop(0.0)
 
     async def until(self, condition: Callable[[], bool]) -> None:
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         while not condition():
             assert time.monotonic() < deadline, "not within 20 s"
             await asyncio.sleep(0.002)

@@ -36,14 +36,14 @@ class Client:
         self.writer.write(data)
 
     async def answer(self) -> tuple[int, dict[bytes, bytes], bytes]:
-        head = await asyncio.wait_for(self.reader.readuntil(b"\r\n\r\n"), 5)
+        head = await asyncio.wait_for(self.reader.readuntil(b"\r\n\r\n"), 60)
         first, *lines = head[:-4].split(b"\r\n")
         headers = dict(line.split(b": ", 1) for line in lines)
-        body = await asyncio.wait_for(self.reader.readexactly(int(headers.get(b"content-length", b"0"))), 5)
+        body = await asyncio.wait_for(self.reader.readexactly(int(headers.get(b"content-length", b"0"))), 60)
         return int(first.split()[1]), headers, body
 
     async def ended(self) -> bool:
-        return await asyncio.wait_for(self.reader.read(1), 5) == b""
+        return await asyncio.wait_for(self.reader.read(1), 60) == b""
 
 
 @contextlib.asynccontextmanager
@@ -82,7 +82,7 @@ async def running(
 
 def play(scene: Callable[[], Awaitable[None]]) -> None:
     async def main() -> None:
-        await asyncio.wait_for(scene(), 20)
+        await asyncio.wait_for(scene(), 60)
 
     uvloop.run(main())
 
@@ -468,7 +468,7 @@ def test_no_bytes_break_the_server(junk: bytes) -> None:
             client = await connect()
             client.send(junk)
             client.writer.write_eof()
-            await asyncio.wait_for(client.reader.read(), 5)
+            await asyncio.wait_for(client.reader.read(), 60)
             client.writer.close()
             while server.connections:
                 await asyncio.sleep(0.005)

@@ -83,7 +83,7 @@ def play(folder: Path, scene: Scene) -> None:
             await champion.start(first)
             await candidate.start(second)
             try:
-                await asyncio.wait_for(scene(champion, candidate, old, new), 10)
+                await asyncio.wait_for(scene(champion, candidate, old, new), 60)
             finally:
                 await champion.stop()
                 await candidate.stop()

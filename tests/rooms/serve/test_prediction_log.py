@@ -167,4 +167,4 @@ def test_a_replica_tells_what_it_counted_once_it_is_told_to(tmp_path: Path, sums
             assert "log" not in replica.report()
             await replica.stop()
 
-    uvloop.run(asyncio.wait_for(main(), 10))
+    uvloop.run(asyncio.wait_for(main(), 60))

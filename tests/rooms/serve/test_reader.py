@@ -96,12 +96,12 @@ class House:
         self.found[place] = found
 
     async def until_told(self) -> None:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while None in self.found:
                 await asyncio.sleep(0.001)
 
     async def until(self, holds: Callable[[], bool]) -> None:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while not holds():
                 await asyncio.sleep(0.001)
 
@@ -190,14 +190,14 @@ def test_a_worker_that_does_not_answer_keeps_nobody_waiting(tmp_path: Path) -> N
         house.ask(3)
         await house.until_told()
         assert house.codes() == ["", "STATE_AWAY", "STATE_AWAY"]
-        assert 0.15 <= time.monotonic() - began < 5
+        assert 1.0 <= time.monotonic() - began < 30
         house.worker.held.set()
         house.ask(4)
         await house.until_told()
         assert values(house.found[3]) == [[4, 8]], "and not the late answer to those before"
         assert house.worker.connections == 2
 
-    run(tmp_path, test, timeout_s=0.15)
+    run(tmp_path, test, timeout_s=1.0)
 
 
 def test_nobody_waits_beyond_their_own_deadline(tmp_path: Path) -> None:

@@ -37,7 +37,7 @@ class Counting(Runner):
         self.runs = 0
 
     def run(self, inputs: Tensors) -> dict[str, Array]:
-        assert self.gate.wait(20)
+        assert self.gate.wait(60)
         self.runs += 1
         if (inputs["x"] == -13).any():
             raise Internal("thirteen", code="MODEL_FAILED")
@@ -81,7 +81,7 @@ def play(folder: Path, scene: Callable[[Counting, Replica, Callable[[], Client]]
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while not condition():
         assert time.monotonic() < deadline, "not within 20 s"
         await asyncio.sleep(0.002)

@@ -286,7 +286,7 @@ def test_it_stops_in_time_and_goes_on_with_another_number(alone: bytes, tmp_path
         watched.at(20, 2)
         watched.launcher.stop(60.0)
         watched.until(lambda: watched.launcher._told_to_stop)
-        time.sleep(0.3)  # the workers have it in their pipes
+        time.sleep(1.0)  # the workers have it in their pipes
         watched.open(20)
 
     with pytest.raises(Stopped):

@@ -74,7 +74,7 @@ class Cloud:
             self.rows[key] = replace(row, status={**row.status, "told": told})
 
     def until(self, true: Callable[[], bool]) -> None:
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while not true():
             assert time.monotonic() < deadline
             time.sleep(0.01)
@@ -114,14 +114,14 @@ def test_an_answer_that_comes_while_it_looks_is_not_asked_for_again(
     cloud: Cloud, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     looks = threading.Event()
-    receiver.behave = lambda body: "take" if looks.wait(10) else "503"
+    receiver.behave = lambda body: "take" if looks.wait(60) else "503"
     cloud.put(incident("opened"))
     cloud.look()
     usable, alerts = AlertFiles._usable, cloud.alerts
 
     def slowly(self: AlertFiles, tenant: str) -> Any:
         looks.set()
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while not alerts._results:
             assert time.monotonic() < deadline
             time.sleep(0.001)
@@ -169,12 +169,12 @@ def test_what_is_not_taken_is_tried_again_with_pauses_and_not_for_ever(cloud: Cl
 
 def test_a_receiver_that_hangs_keeps_nobody_else_waiting(cloud: Cloud, receiver: Receiver) -> None:
     other = Receiver(lambda body: "hang")
-    other.hang_s = 1.0
-    write(cloud.home, "aaa", HOOK.format(port=other.port) + "timeout_s = 0.5\n")
+    other.hang_s = 60.0
+    write(cloud.home, "aaa", HOOK.format(port=other.port) + "timeout_s = 30\n")
     cloud.put(incident("opened"))
     began = time.monotonic()
     cloud.look()
-    assert time.monotonic() - began < 0.4
+    assert time.monotonic() - began < 20
     cloud.until(lambda: len(receiver.acted) == 1)
     other.close()
 

@@ -36,6 +36,8 @@ MESSAGE_BYTES = 512 * 1024
 HEADER_BYTES = 4096
 """Of the server's largest message, that are left for headers."""
 PUBLISH_S = 10.0
+PREPARE_S = 30.0
+"""A stream is made on a disk, which may be busy. What opens a log has no more time than that in all."""
 AT_ONCE = 32
 """Messages that are on their way together."""
 TRIES = 5
@@ -298,7 +300,7 @@ async def _message_limit(client: Client) -> int:
 
 
 async def _prepare(client: Client, place: Place, url: str, *, began: bool) -> None:
-    context = client.jetstream()
+    context = client.jetstream(timeout=PREPARE_S)
     try:
         found = (await context.stream_info(place.stream)).config
     except NotFoundError:

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from skyriver.core.exam import must
 from skyriver.decide.acting.sinks import Answer, Delivery, Failed, Sink, Taken
 
-TIMEOUT_S = 2.0
+TIMEOUT_S = 5.0
 """That the harness gives its sinks."""
 PATIENCE_S = 30.0
 
