@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import time
 from collections.abc import Callable, Iterator
@@ -154,8 +155,10 @@ def test_it_is_asked_again_at_each_connection() -> None:
     server = NatsServer(mqtt=False)
     server.start()
     access = Access(monitor=f"http://127.0.0.1:{server.monitor}")
-    log = open_nats_log(server.url, "again", lambda: access, holder="exam")
-    try:
+    with contextlib.ExitStack() as ending:
+        ending.callback(server.close)
+        log = open_nats_log(server.url, "again", lambda: access, holder="exam")
+        ending.callback(log.abandon)
         server.stop()
         config = server.folder / "server.conf"
         config.write_text(config.read_text().replace("sync_interval: always", 'sync_interval: "2m"'))
@@ -168,9 +171,6 @@ def test_it_is_asked_again_at_each_connection() -> None:
                 log.sync()
             except SkyriverError as refused:  # at first, perhaps, the server is away
                 code = refused.code
-    finally:
-        log.abandon()
-        server.close()
 
 
 def test_the_monitoring_address_must_be_of_this_server(server: NatsServer) -> None:

@@ -20,8 +20,7 @@ from postgres_server import PostgresServer
 from skyriver.adapters.postgres.store import PostgresStore
 
 DEADLINE_S = 120.0
-TAKEOVER_S = 30.0
-"""On an idle machine it takes some five."""
+TAKEOVER_S = 10.0
 
 
 @pytest.fixture
@@ -55,6 +54,7 @@ def stands_by(cloud: Cloud) -> bool:
 
 def test_the_one_that_stands_by_takes_over_and_down_ends_both(cloud: Cloud, postgres: PostgresServer) -> None:
     address = postgres.prepared()
+    begun = time.monotonic()
     environment = {name: value for name, value in os.environ.items() if not name.startswith("SKYRIVER_")}
     up = subprocess.run(
         [COMMAND, "--home", cloud.home, "up", "--port", str(cloud.port)],
@@ -65,6 +65,7 @@ def test_the_one_that_stands_by_takes_over_and_down_ends_both(cloud: Cloud, post
         check=False,
     )
     assert up.returncode == 0, up.stderr
+    starting = time.monotonic() - begun  # some three seconds, unless the machine does much else
     assert answers(cloud)
     assert not (cloud.home / "state.db").exists()
     fences: list[int] = []
@@ -85,7 +86,7 @@ def test_the_one_that_stands_by_takes_over_and_down_ends_both(cloud: Cloud, post
             print(
                 f"{how.name}: another is active after {active_s:.1f} s, serves after {time.monotonic() - moment:.1f} s"
             )
-            assert active_s < TAKEOVER_S
+            assert active_s < max(TAKEOVER_S, 3 * starting)
             assert newest_fence(postgres, address) > fences[-1]
             wait_for(lambda b=before: has_ended(b), "the one before is ended", DEADLINE_S)
             if cloud.control_pid() != standby.pid:
