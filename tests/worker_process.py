@@ -27,6 +27,8 @@ from skyriver.decide.replay.verify import VerifyReport, verify_stream
 from skyriver.features.plan import plan_features
 
 DEADLINE = 120.0
+PATIENCE = 600.0
+"""Features are built by a process that lets all others go first: where they never rest it takes minutes."""
 HURRIED = """
 import importlib, json, runpy, sys
 
@@ -267,7 +269,7 @@ class StartedProcesses:
             return {}
         return found
 
-    def wait_for(self, held: Callable[[dict[str, Any]], object], seconds: float = DEADLINE) -> dict[str, Any]:
+    def wait_for(self, held: Callable[[dict[str, Any]], object], seconds: float = PATIENCE) -> dict[str, Any]:
         """The report, once this holds for it."""
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:

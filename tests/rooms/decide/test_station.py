@@ -358,7 +358,9 @@ def test_what_waits_is_told_to_a_pacer_in_events_and_other_rows(house: House) ->
 def test_what_answering_takes_is_told_to_a_pacer_beside_the_turns(house: House, to_disk: bool) -> None:
     class Noting(Pacer):
         def __init__(self) -> None:
-            super().__init__(Objective(60_000_000, 0.99), house.clock.monotonic, house.clock.wall)  # no turn is cut for it
+            super().__init__(
+                Objective(60_000_000, 0.99), house.clock.monotonic, house.clock.wall
+            )  # no turn is cut for it
             self.times: list[tuple[int, int]] = []
 
         def done(self, turn: Any, took_us: int) -> None:
