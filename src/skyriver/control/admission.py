@@ -27,6 +27,8 @@ class Admission:
     """Of those that wait on: why, in words."""
     waits: Mapping[Key, tuple[str, ...]] = field(default_factory=dict)
     """And for which jobs, as kind/name."""
+    gpus: Mapping[Key, tuple[int, ...]] = field(default_factory=dict)
+    """Of those that are admitted and asked for some: their places among the machine's."""
 
 
 def admit(snapshot: Snapshot, capacity: Capacity) -> Admission:
@@ -34,6 +36,7 @@ def admit(snapshot: Snapshot, capacity: Capacity) -> Admission:
     free = capacity
     lanes: dict[tuple[str, str], Resource] = {}
     running = [job for job in jobs if job.state in _USING]
+    gpus = sorted(set(range(capacity.gpus)) - {gpu for job in running for gpu in job.status.get("gpus", ())})
     for job in jobs:
         if job.state in _IN_LANE:
             lanes[_lane(job)] = job
@@ -42,6 +45,7 @@ def admit(snapshot: Snapshot, capacity: Capacity) -> Admission:
     admitted: set[Key] = set()
     told: dict[Key, str] = {}
     waits: dict[Key, tuple[str, ...]] = {}
+    given: dict[Key, tuple[int, ...]] = {}
     first: Resource | None = None
     for place, job in enumerate(sorted((j for j in jobs if j.state == "QUEUED"), key=_order)):
         asked = asked_by(job, capacity)
@@ -49,15 +53,17 @@ def admit(snapshot: Snapshot, capacity: Capacity) -> Admission:
         if before is not job:
             told[job.key] = f"It waits for {before.name}, which writes to the same place."
             waits[job.key] = (before.ref,)
-        elif first is None and free.fits(asked):
+        elif first is None and free.fits(asked) and asked.gpus <= len(gpus):
             admitted.add(job.key)
+            if asked.gpus:
+                given[job.key], gpus = tuple(gpus[: asked.gpus]), gpus[asked.gpus :]
             free = free.less(asked)
         else:
             first = first or job
             told[job.key] = _place(job, first, place - len(admitted), asked, free)
             before_it = running if first is job else [first]
             waits[job.key] = tuple(j.ref for j in before_it if j.tenant == job.tenant)
-    return Admission(frozenset(admitted), told, waits)
+    return Admission(frozenset(admitted), told, waits, given)
 
 
 def held_by_jobs(snapshot: Snapshot) -> Capacity:

@@ -23,6 +23,7 @@ from skyriver.core.jobs import (
     Ending,
     Fault,
     asked_by,
+    never_fits,
     outputs_by_title,
     pause_before_retry,
     workers_of,
@@ -124,11 +125,8 @@ def _wait_for_environment(snapshot: Snapshot, job: Resource) -> Iterator[Action]
 def _wait_for_turn(snapshot: Snapshot, job: Resource, queue: Queue) -> Iterator[Action]:
     asked = asked_by(job, queue.capacity)
     if not queue.capacity.fits(asked):
-        told = {
-            "reason": Ending.NEVER_FITS.value,
-            "message": f"It asks for {asked}; this machine gives jobs {queue.capacity} in all.",
-            "next_action": "Ask for less with cpus= and memory=, or run it on a larger machine.",
-        }
+        message, action = never_fits(asked, queue.capacity)
+        told = {"reason": Ending.NEVER_FITS.value, "message": f"It {message}", "next_action": action}
         yield _put(job, "refused", snapshot.now, **told)
         return
     decision = queue.decide(snapshot)
@@ -136,10 +134,10 @@ def _wait_for_turn(snapshot: Snapshot, job: Resource, queue: Queue) -> Iterator[
         yield from _told(snapshot, job, reason="WAITS_FOR_ITS_TURN", message=decision.told.get(job.key, ""))
         return
     begun = replace(job, attempts=job.attempts + 1)
-    workers = workers_of(job, queue.capacity)
-    status = {**_without(job.status, "curve"), "config": _config(snapshot, begun, workers), "start_time": snapshot.now}
-    if workers:
-        status["workers"] = workers
+    given = {"workers": workers_of(job, queue.capacity), "gpus": list(decision.gpus.get(job.key, ()))}
+    given = {k: v for k, v in given.items() if v}
+    config = {**_config(snapshot, begun), **given}
+    status = {**_without(job.status, "curve"), "config": config, "start_time": snapshot.now, **given}
     admitted = JOB.move(begun, "admitted", snapshot.now, status=status)
     yield Put(admitted, job.revision)
     yield Want(_process(admitted))
@@ -150,7 +148,7 @@ def _told(snapshot: Snapshot, job: Resource, *, reason: str, message: str) -> It
         yield _put(job, "waits", snapshot.now, reason=reason, message=message)
 
 
-def _config(snapshot: Snapshot, job: Resource, workers: int) -> dict[str, Any]:
+def _config(snapshot: Snapshot, job: Resource) -> dict[str, Any]:
     """What the process gets: settled once, when the job is admitted, so that it cannot change while it runs."""
     needed = [snapshot.find(job.tenant, "job", name) for name in job.spec.get("needs", ())]
     inputs = {**job.spec.get("inputs", {}), **outputs_by_title([n for n in needed if n is not None])}
@@ -159,10 +157,9 @@ def _config(snapshot: Snapshot, job: Resource, workers: int) -> dict[str, Any]:
         for r in snapshot.all(job.tenant, "table")
         if r.name.partition(".")[0] in job.spec.get("tables", ())
     }
-    spread = {"workers": workers} if workers else {}
     told = {k: job.spec.get(k) for k in ("kind", "app", "code", "target", "params", "index", "slot")}
     curve = {"curve": job.status["curve"]} if job.status.get("curve") else {}  # it may go on from a checkpoint
-    return {"job": job.name, "attempt": job.attempts, **told, "inputs": inputs, "tables": tables, **curve, **spread}
+    return {"job": job.name, "attempt": job.attempts, **told, "inputs": inputs, "tables": tables, **curve}
 
 
 def _process(job: Resource) -> ProcessSpec:

@@ -11,9 +11,9 @@ from difflib import get_close_matches
 from typing import Any
 
 from skyriver.core.errors import InvalidInput, QuotaExceeded
-from skyriver.core.jobs import Capacity, asks_for, new_job, new_operation, next_number
+from skyriver.core.jobs import Capacity, asks_for, never_fits, new_job, new_operation, next_number
 from skyriver.core.names import canonical_json
-from skyriver.core.resources import Limits, Resource, Snapshot, need
+from skyriver.core.resources import GPU, Limits, Resource, Snapshot, need
 from skyriver.core.spec import AppSpec, JobSpec
 from skyriver.core.units import SECOND
 
@@ -63,16 +63,21 @@ def plan_run(
 
 
 def check_jobs(app: AppSpec, capacity: Capacity) -> None:
-    """Raises QuotaExceeded (NEVER_FITS) for a job that asks for more than the machine gives all jobs together."""
+    """Raises QuotaExceeded (NEVER_FITS) for a job that asks for more than the machine gives all jobs together, and for
+    a training on GPUs of which there is none."""
     for spec in app.jobs:
-        asked = asks_for({"cpus": spec.cpus, "memory_mb": spec.memory_mb})
+        asked = asks_for({"cpus": spec.cpus, "memory_mb": spec.memory_mb, "accelerators": {GPU: spec.gpus}})
         if not capacity.fits(asked):
-            raise QuotaExceeded(
-                f"The job {spec.name} asks for {asked}; this machine gives jobs {capacity} in all.",
-                code="NEVER_FITS",
-                where=spec.function,
-                next_action="Ask for less with cpus= and memory=, or run it on a larger machine.",
-            )
+            raise _never_fits(f"The job {spec.name}", spec.function, asked, capacity)
+    for model in app.models:
+        if model.train is not None and model.train.gpus > capacity.gpus:
+            asked = asks_for({"accelerators": {GPU: model.train.gpus}}, workers=1)
+            raise _never_fits(f"The training of {model.name}", model.train.function, asked, capacity)
+
+
+def _never_fits(who: str, where: str, asked: Capacity, capacity: Capacity) -> QuotaExceeded:
+    told, action = never_fits(asked, capacity)
+    return QuotaExceeded(f"{who} {told}", code="NEVER_FITS", where=where, next_action=action)
 
 
 def larger_than(app: AppSpec, capacity: Capacity) -> Iterator[tuple[str, str]]:
@@ -170,7 +175,7 @@ def _job(
         parent=f"operation/{run}",
         title=spec.name,
         index=index,
-        limits=Limits(cpus=spec.cpus, memory_mb=spec.memory_mb, seconds=spec.timeout_us / SECOND),
+        limits=Limits(spec.cpus, spec.memory_mb, {GPU: spec.gpus} if spec.gpus else {}, spec.timeout_us / SECOND),
         retries=spec.retries,
         repeatable=spec.repeatable,
         priority=spec.priority,

@@ -227,6 +227,7 @@ class App:
         weights: Literal["balanced"] | Expression | None = None,
         workers: int = 0,
         exact: bool = False,
+        gpus: int = 0,
     ) -> Callable[[Function], Function]:
         """Declares the decorated function as the training of a model.
 
@@ -243,7 +244,8 @@ class App:
 
         With `workers` the function is called in so many processes, which do one training together: it gets a `ctx`
         (`ctx.data`, `ctx.state`, `ctx.steps`, `ctx.backward`, `ctx.step`) and returns its torch model. With `exact` the
-        model is the same, bit by bit, on any number of workers.
+        model is the same, bit by bit, on any number of workers. With `gpus=1` each of them has a GPU of its own,
+        `ctx.device`.
         """
         source = features.spec.source
         of = self._streams[source] if source in self._streams else self._tables[source]
@@ -257,7 +259,7 @@ class App:
         }
         if isinstance(label, Expression):  # a label of a stream is none of its columns
             preparing.check_apart(held, name)
-        spread = terms.spread(workers, exact, called_again=search is not None or prequential > 0)
+        spread = terms.spread(workers, exact, gpus, called_again=search is not None or prequential > 0)
 
         def declare(function: Function) -> Function:
             qualified = function.__qualname__
@@ -279,6 +281,7 @@ class App:
         params: Mapping[str, Any] | None = None,
         cpus: float = 0,
         memory: str = "",
+        gpus: int = 0,
         timeout: str = "",
         retries: int = 0,
         repeatable: bool = True,
@@ -295,6 +298,7 @@ class App:
         held = {
             "cpus": cpus,
             "memory_mb": parse_memory(memory, "a size of memory") if memory else 0,
+            "gpus": gpus,
             "timeout_us": parse_duration(timeout, "a time limit") if timeout else 0,
             "params": dict(params or {}),
             "retries": retries,

@@ -8,7 +8,7 @@ from enum import StrEnum
 from types import MappingProxyType
 from typing import Any, Protocol
 
-from skyriver.core.resources import UNDECLARED_MB, Limits, Resource, Snapshot
+from skyriver.core.resources import GPU, UNDECLARED_MB, Limits, Resource, Snapshot
 
 ENDED = frozenset({"SUCCEEDED", "FAILED", "CANCELLED"})
 """States that a job or an operation does not leave."""
@@ -100,22 +100,40 @@ class Capacity:
 
     cpus: float
     memory_mb: int
+    gpus: int = 0
 
     def fits(self, asked: Capacity) -> bool:
-        return asked.cpus <= self.cpus and asked.memory_mb <= self.memory_mb
+        return asked.cpus <= self.cpus and asked.memory_mb <= self.memory_mb and asked.gpus <= self.gpus
 
     def less(self, taken: Capacity) -> Capacity:
-        return Capacity(self.cpus - taken.cpus, self.memory_mb - taken.memory_mb)
+        return Capacity(self.cpus - taken.cpus, self.memory_mb - taken.memory_mb, self.gpus - taken.gpus)
 
     def __str__(self) -> str:
-        return f"{self.cpus:g} cores and {self.memory_mb:,} MB"
+        gpus = f", {self.gpus} GPU{'' if self.gpus == 1 else 's'}" if self.gpus else ""
+        return f"{self.cpus:g} cores{gpus} and {self.memory_mb:,} MB"
+
+
+def never_fits(asked: Capacity, most: Capacity) -> tuple[str, str]:
+    """What to say of it where jobs have `most`, and what to do."""
+    if asked.gpus > most.gpus:
+        has = f"has {most.gpus}" if most.gpus else "has none that it may use"
+        return (
+            f"asks for {asked.gpus} GPU{'' if asked.gpus == 1 else 's'}, and this machine {has}.",
+            "Ask for fewer with gpus=, or leave it out to run on the CPU; or run it on a machine with GPUs.",
+        )
+    told = f"asks for {asked}; this machine gives jobs {most} in all."
+    return told, "Ask for less with cpus= and memory=, or run it on a larger machine."
 
 
 def asks_for(limits: Mapping[str, Any], workers: int = 0) -> Capacity:
     """What a job counts as: its limits; one that declares none counts as a core and 512 MB, and may use more. Each of
-    the `workers` among which it is spread counts with a core, and with as much memory as the job."""
+    the `workers` among which it is spread counts with a core, with as much memory as the job, and with the GPUs."""
     cpus, memory_mb = float(limits.get("cpus") or 1.0), int(limits.get("memory_mb") or UNDECLARED_MB)
-    return Capacity(max(cpus, float(workers)), memory_mb * (1 + workers))
+    return Capacity(max(cpus, float(workers)), memory_mb * (1 + workers), _gpus(limits) * max(1, workers))
+
+
+def _gpus(limits: Mapping[str, Any]) -> int:
+    return int((limits.get("accelerators") or {}).get(GPU, 0))
 
 
 def asked_by(job: Resource, most: Capacity) -> Capacity:
@@ -125,9 +143,11 @@ def asked_by(job: Resource, most: Capacity) -> Capacity:
 
 def workers_of(job: Resource, most: Capacity) -> int:
     """Among how many processes its work is spread, where jobs have `most`; 0: it is not spread."""
-    memory_mb = asks_for(job.spec.get("limits", {})).memory_mb
-    room = max(1, min(int(most.cpus), most.memory_mb // memory_mb - 1))
-    return min(int(job.spec.get("workers", 0)), room)
+    limits = job.spec.get("limits", {})
+    room = min(int(most.cpus), most.memory_mb // asks_for(limits).memory_mb - 1)
+    if gpus := _gpus(limits):
+        room = min(room, most.gpus // gpus)
+    return min(int(job.spec.get("workers", 0)), max(1, room))
 
 
 def new_job(

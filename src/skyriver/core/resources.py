@@ -94,6 +94,10 @@ UNDECLARED_MB: Final = 512
 """Of a process whose memory nobody declares; of a replica until it is measured, and declared it is as if nobody had."""
 
 
+GPU: Final = "gpu"
+"""The accelerators of a machine that jobs ask for, all of one kind."""
+
+
 @dataclass(frozen=True, slots=True)
 class Limits:
     """What a process is held to; 0 and {} are no limit. `seconds` is its wall time by a monotonic clock."""

@@ -128,6 +128,8 @@ class TrainSpec(Spec):
     """Processes that do one training together; 0: the function is called once, in the process of the job."""
     exact: bool = Field(default=False, exclude_if=lambda value: not value)
     """The same bits on any number of workers."""
+    gpus: int = Field(default=0, ge=0, le=1, exclude_if=lambda value: not value)
+    """Of each worker."""
 
     @property
     def prepared(self) -> dict[str, Any]:
@@ -560,6 +562,8 @@ class JobSpec(Spec):
     cpus: float = Field(default=0, ge=0, le=1_024)
     memory_mb: int = Field(default=0, ge=0, le=MOST_MEMORY_MB)
     """What it is held to; 0 is nothing, and counts as one core and 512 MB when jobs are given their turn."""
+    gpus: int = Field(default=0, ge=0, le=MOST_WORKERS, exclude_if=lambda value: not value)
+    """That are its own while it runs."""
     timeout_us: int = Field(default=0, ge=0)
     """Of each attempt; 0 is none."""
     retries: int = Field(default=0, ge=0, le=100)

@@ -384,7 +384,7 @@ def check_stretches(count: object, of: specs.StreamSpec | specs.TableSpec) -> in
     return count
 
 
-def spread(workers: object, exact: object, *, called_again: bool) -> dict[str, Any]:
+def spread(workers: object, exact: object, gpus: object, *, called_again: bool) -> dict[str, Any]:
     """How many processes do a training, as TrainSpec has it. `called_again`: for other parameters or rows."""
     most = specs.MOST_WORKERS
     if isinstance(workers, bool) or not isinstance(workers, int) or not 0 <= workers <= most:
@@ -399,10 +399,22 @@ def spread(workers: object, exact: object, *, called_again: bool) -> dict[str, A
             "BAD_TRAINING",
             "Add workers=1, and write the function with ctx; or leave exact out.",
         )
+    if isinstance(gpus, bool) or gpus not in (0, 1):
+        refuse(
+            f"gpus={gpus!r}: each worker of a training has one GPU, or none.",
+            "BAD_TRAINING",
+            "Write gpus=1, and as many workers= as there are GPUs to be used.",
+        )
+    if gpus and not workers:
+        refuse(
+            "gpus=1 is of each worker of a training, and none are declared.",
+            "BAD_TRAINING",
+            "Add workers=1, and write the function with ctx: its model and batches belong on ctx.device.",
+        )
     if workers and called_again:
         refuse(
             "A training on workers is called once, and search= and prequential= call it again and again.",
             "BAD_TRAINING",
             "Leave them out, or leave workers= out for as long as parameters are searched.",
         )
-    return {k: v for k, v in (("workers", workers), ("exact", exact)) if v}
+    return {k: v for k, v in (("workers", workers), ("exact", exact), ("gpus", gpus)) if v}

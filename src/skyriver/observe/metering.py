@@ -233,7 +233,8 @@ def reserved(snapshot: Snapshot, *, since: int = 0) -> Iterator[tuple[Resource, 
 
 def _limits(declared: Mapping[str, Any], workers: int = 0) -> Limits:
     asked = asks_for(declared, workers)
-    return Limits(asked.cpus, asked.memory_mb, declared.get("accelerators", {}))
+    accelerators = {kind: count * max(1, workers) for kind, count in declared.get("accelerators", {}).items()}
+    return Limits(asked.cpus, asked.memory_mb, accelerators)
 
 
 def of_replica(snapshot: Snapshot, replica: Resource) -> Subject:

@@ -7,7 +7,7 @@ from typing import Any
 
 from skyriver.core.errors import Conflict, InvalidInput
 from skyriver.core.jobs import new_job, new_operation, next_number
-from skyriver.core.resources import Resource, Snapshot, need
+from skyriver.core.resources import GPU, Limits, Resource, Snapshot, need
 from skyriver.release.registered import app_of, is_registered
 from skyriver.release.rollouts import (
     ROLLOUT,
@@ -80,6 +80,7 @@ def plan_train(
             parent=f"operation/{run}",
             runs_code=True,
             workers=int(spec["train"].get("workers", 0)),
+            limits=Limits(accelerators={GPU: spec["train"]["gpus"]} if spec["train"].get("gpus") else {}),
         )
     )
     jobs.append(

@@ -92,7 +92,7 @@ from skyriver.trust.secretfile import write_secret
 from skyriver.trust.tokens import new_token
 from skyriver.wiring.advisor import ChildAdvisor
 from skyriver.wiring.alerts import AlertFiles
-from skyriver.wiring.capacity import machine_capacity
+from skyriver.wiring.capacity import VISIBLE, machine_capacity
 from skyriver.wiring.database import store_address
 from skyriver.wiring.deploy import PlanLine, plan_deploy, plan_removal
 from skyriver.wiring.environments import keep_package_settings, mend_environments
@@ -126,7 +126,7 @@ class SystemClock:
 def child_environment() -> dict[str, str]:
     """What children see of our environment: nothing secret. Waiting threads of OpenMP sleep instead of spinning: on
     shared cores a training was measured 6 to 11 times faster for it."""
-    kept = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "TZ", "PYTHONPATH", "VIRTUAL_ENV", "LD_LIBRARY_PATH")
+    kept = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "TZ", "PYTHONPATH", "VIRTUAL_ENV", "LD_LIBRARY_PATH", VISIBLE)
     environment = {k: os.environ[k] for k in kept if k in os.environ}
     return environment | {"OMP_WAIT_POLICY": "PASSIVE", "OPENBLAS_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
 

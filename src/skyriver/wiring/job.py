@@ -6,6 +6,7 @@ message and next action. What the report says was done is durable before it is s
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 import time
@@ -17,6 +18,7 @@ from typing import Any
 
 from skyriver.core.errors import SkyriverError, Unavailable
 from skyriver.core.jobs import Fault
+from skyriver.wiring.capacity import VISIBLE, visible
 from skyriver.wiring.process import ProcessContext, read_config
 from skyriver.wiring.tracking import Tracking
 from skyriver.wiring.work.job import Job
@@ -104,6 +106,8 @@ def main() -> int:
     reporter = Reporter(context)
     config = context.config
     print(f"job {config['job']}: {config['kind']} {config['target']}", file=sys.stderr, flush=True)
+    if gpus := config.get("gpus"):  # before anything looks which there are
+        os.environ[VISIBLE] = visible(gpus, os.environ.get(VISIBLE))
     try:
         module = import_module(f"skyriver.wiring.work.{WORK[config['kind']]}")
         work: Callable[[Job], dict[str, Any]] = module.work

@@ -14,7 +14,7 @@ from skyriver.control.jobs import JOB, KEPT_ATTEMPTS, job_kind
 from skyriver.control.operations import OPERATION
 from skyriver.core.errors import Conflict, NotFound
 from skyriver.core.jobs import FAULTS, Capacity, Ending, new_job, new_operation, pause_before_retry
-from skyriver.core.resources import Limits, Put, Resource, Snapshot
+from skyriver.core.resources import GPU, Limits, Put, Resource, Snapshot
 from skyriver.wiring.simulation import Simulation
 
 APP = Resource("t", "app", "shop", spec={"spec": {"name": "shop"}, "code": {"bundle": "0" * 64, "main": "shop.py"}})
@@ -134,6 +134,30 @@ def test_work_that_is_spread_takes_a_core_and_memory_for_each_worker_as_many_as_
     assert cloud.get("next").message.endswith(f"free are {4 - room} cores and {left:,} MB.")
     assert cloud.compute.specs["t.job.spread"].config["workers"] == room
     assert cloud.compute.specs["t.job.spread"].limits == Limits(), "a core is what it counts as, and no limit"
+
+
+def test_each_has_gpus_of_its_own_and_one_on_a_machine_without_is_refused() -> None:
+    cloud, one = Cloud(Capacity(8.0, 16_000, 3)), Limits(accelerators={GPU: 1})
+    cloud.add("none")
+    assert "gpus" not in cloud.compute.specs["t.job.none"].config
+    cloud.say("none", outcome="succeeded")
+    cloud.add("first", limits=one)
+    cloud.add("spread", limits=one, workers=4)
+    cloud.add("next", limits=one, workers=2)
+    assert cloud.states() == {"none": "SUCCEEDED", "first": "RUNNING", "spread": "QUEUED", "next": "QUEUED"}
+    assert "It asks for 3 cores, 3 GPUs and 2,048 MB; free are 7 cores, 2 GPUs" in cloud.get("spread").message
+    cloud.say("first", outcome="succeeded")
+    config = cloud.compute.specs["t.job.spread"].config
+    assert (config["workers"], config["gpus"]) == (3, [0, 1, 2]), "as many workers as GPUs"
+    cloud.say("spread", outcome="succeeded")
+    cloud.add("last", limits=one)
+    assert [cloud.compute.specs[f"t.job.{name}"].config["gpus"] for name in ("next", "last")] == [[0, 1], [2]]
+    cloud = Cloud()
+    cloud.add("first", limits=one, workers=4)
+    job = cloud.get("first")
+    assert (job.state, job.reason) == ("FAILED", "NEVER_FITS")
+    assert job.message == "It asks for 1 GPU, and this machine has none that it may use."
+    assert job.next_action.startswith("Ask for fewer with gpus=, or leave it out to run on the CPU")
 
 
 def test_what_can_never_fit_is_refused_with_the_numbers(cloud: Cloud) -> None:

@@ -278,6 +278,32 @@ def test_a_run_that_cannot_be_is_refused(cloud: Cloud) -> None:
         check_jobs(pipeline(), Capacity(2, 100))
 
 
+def test_a_gpu_where_there_is_none_is_refused_at_the_deployment() -> None:
+    app = sr.App("shop")
+
+    @app.job(gpus=2)
+    def extract(job: sr.Job) -> None: ...
+
+    with pytest.raises(QuotaExceeded, match=r"The job extract asks for 2 GPUs, and this machine has 1\.") as caught:
+        check_jobs(app.spec, Capacity(2, 8_000, 1))
+    assert "gpus=" in caught.value.next_action
+    check_jobs(app.spec, Capacity(2, 8_000, 2))
+
+    class Row(sr.Event):
+        row: int
+        x: float
+        y: bool
+
+    table = app.table("rows", Row, id="row")
+    declared = app.train(app.features("f", table, {"x": table.x}), label=table.y, test=0.3, workers=2, gpus=1)
+    app.model("net", declared(lambda ctx: None))
+    with pytest.raises(
+        QuotaExceeded, match=r"training of net asks for 1 GPU, and this machine has none that it may us"
+    ):
+        check_jobs(app.spec.model_copy(update={"jobs": ()}), Capacity(2, 8_000))
+    check_jobs(app.spec, Capacity(2, 8_000, 2))
+
+
 def test_a_replica_that_is_larger_than_the_machine_is_said() -> None:
     app = sr.App("shop")
     app.model("fits", onnx="a.onnx", serve=sr.Service(cpus=2, memory_mb=1_000))

@@ -65,14 +65,14 @@ def test_how_a_training_is_spread_is_declared_and_unsaid_by_default() -> None:
     @app.train(features, label=frauds)
     def alone(data: sr.TrainingData) -> None: ...
 
-    @app.train(features, label=frauds, workers=2, exact=True)
+    @app.train(features, label=frauds, workers=2, exact=True, gpus=1)
     def together(ctx: Any) -> None: ...
 
     app.model("one", alone)
     app.model("many", together)
     one, many = (app.spec.model(name).to_json()["train"] for name in ("one", "many"))
-    assert not {"workers", "exact"} & one.keys(), "a specification from before has the digest it had"
-    assert (many["workers"], many["exact"]) == (2, True)
+    assert not {"workers", "exact", "gpus"} & one.keys(), "a specification from before has the digest it had"
+    assert (many["workers"], many["exact"], many["gpus"]) == (2, True, 1)
 
 
 def test_a_label_declared_after_the_stream_belongs_to_it() -> None:
@@ -434,6 +434,16 @@ def exact_without_workers() -> None:
 @refused("BAD_TRAINING", "A training on workers is called once")
 def a_search_on_workers() -> None:
     spread(lambda ctx: None, workers=2, search=sr.Search({"rate": sr.Float(0.1, 0.3)}, trials=3))
+
+
+@refused("BAD_TRAINING", "gpus=2: each worker of a training has one GPU, or none")
+def several_gpus_for_a_worker() -> None:
+    spread(lambda ctx: None, workers=2, gpus=2)
+
+
+@refused("BAD_TRAINING", "gpus=1 is of each worker of a training, and none are declared")
+def a_gpu_without_workers() -> None:
+    spread(lambda data: None, gpus=1)
 
 
 @refused("BAD_TRAINING", "exact='yes' is neither True nor False")

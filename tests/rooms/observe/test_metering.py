@@ -245,6 +245,11 @@ def test_declared_jobs_have_their_own_name_and_accelerators_count() -> None:
     world.run(TRAIN)
     used = world.look(1.0)[Subject("shop", "job", "report")]
     assert used == {CORE: 1_000_000, MEMORY: 1_000, "accelerator_hour.h100": 2_000}
+    spread = job("RUNNING", kind="call", target="spread", limits={"accelerators": {"gpu": 1}})
+    world = World()
+    world.rows.append(replace(spread, status={**spread.status, "workers": 2}))
+    world.run(TRAIN)
+    assert world.look(1.0)[Subject("shop", "job", "spread")]["accelerator_hour.gpu"] == 2_000, "one for each worker"
 
 
 # Counters

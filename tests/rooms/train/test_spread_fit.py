@@ -110,6 +110,15 @@ def test_unless_all_are_wanted_the_log_says_whether_they_pay(tmp_path: Path, cap
     assert why.endswith("trained on one")
 
 
+@pytest.mark.skipif(torch.backends.cuda.is_built(), reason="torch may find a GPU")
+def test_a_gpu_that_torch_cannot_use_is_refused(tmp_path: Path) -> None:
+    of = spread(tmp_path)
+    of.device = "cuda"
+    with pytest.raises(JobFailed, match=r"Worker 1 has no GPU: torch .* is built for the CPU alone") as caught:
+        fit(of)
+    assert (caught.value.code, caught.value.next_action[:22]) == ("NO_DEVICE", "Install torch for CUDA")
+
+
 @pytest.mark.parametrize("text", [None, b"", b"of\nlines\n"], ids=["none", "empty", "lines"])
 def test_what_is_handed_over_comes_whole(text: bytes | None) -> None:
     exported = Exported(b"onnx\n", text, 1e-7)

@@ -18,15 +18,16 @@ torch = pytest.importorskip("torch")
 from torch import nn  # noqa: E402
 from torch.distributed import HashStore  # noqa: E402
 
-from skyriver.core.errors import Corrupt, InvalidInput, JobFailed  # noqa: E402
+from skyriver.core.errors import Corrupt, InvalidInput, JobFailed, Unavailable  # noqa: E402
 from skyriver.train.spread.checkpoints import Checkpoints, copied, read, write  # noqa: E402
 from skyriver.train.spread.context import Context, Diverged  # noqa: E402
 from skyriver.train.spread.feeding import as_rows  # noqa: E402
 from skyriver.train.spread.gradients import Buckets, Shards, _in_buckets  # noqa: E402
-from skyriver.train.spread.group import BrokenGroup, Group  # noqa: E402
+from skyriver.train.spread.group import BrokenGroup, Group, NotHandedOver  # noqa: E402
 from skyriver.train.spread.measuring import Stopwatch, pair_seconds  # noqa: E402
 from skyriver.train.spread.pays import Timed  # noqa: E402
 from skyriver.train.spread.shards import rows_of_shard  # noqa: E402
+from skyriver.train.spread.worker import _gpu  # noqa: E402
 
 ALONE = {"generation": 1, "members": (1,), "lost": False}
 
@@ -276,6 +277,8 @@ def test_steps_before_a_state_and_things_without_one_are_refused(line: Line) -> 
         line.ctx().state(half := nn.Linear(1, 1).half(), sgd(half))
     with pytest.raises(InvalidInput, match="int has no state_dict"):
         line.ctx().state(net(), 3)
+    with pytest.raises(InvalidInput, match="model is on cpu, and this worker's device is meta"):
+        line.ctx(device="meta").state(model := net(), sgd(model))
     with pytest.raises(InvalidInput, match="power of two"):
         line.ctx(shards=6)
     with pytest.raises(JobFailed, match="without a single step"):
@@ -311,6 +314,79 @@ def test_a_sum_that_cannot_be_begun_breaks_the_step_and_not_the_backward_pass() 
     group.begin_sum(torch.zeros(2))
     with pytest.raises(BrokenGroup, match="a remote process exited"):
         group.finish_sums()
+
+
+def test_one_says_that_it_lives_and_for_how_long_it_will_say_nothing(line: Line) -> None:
+    ctx = line.ctx()
+    ctx.alive()
+    ctx.alive()
+    ctx.alive(600)
+    assert line.said() == [("beat",), ("busy", 600)], "not more often than twice a second"
+    for wrong in (-1, float("nan"), 1e6, True, "600"):
+        with pytest.raises(InvalidInput, match=r"is no number of seconds from 0 to 86,400"):
+            ctx.alive(wrong)
+
+
+class Wire:
+    """A backend that gives the size of what comes, and then nothing."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+
+    def broadcast(self, tensor: Any, root: int) -> Any:
+        if len(tensor) == 1:
+            tensor[0] = max(int(tensor[0]), self.size)
+            return self
+        return Wire(0)
+
+    def is_completed(self) -> bool:
+        return False
+
+    def wait(self, patience: Any) -> None:
+        if not self.size:
+            raise RuntimeError("it timed out")
+
+
+def test_what_a_joining_member_is_given_is_bounded_and_comes_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    state = {"a": torch.zeros(300, dtype=torch.float64), "b": [torch.zeros(100)], "step": 1}
+    monkeypatch.setattr("skyriver.train.spread.group.STATE_BYTES", 2_799)
+    for rank in (0, 1):
+        with pytest.raises(JobFailed, match=r"would be given 2,800 bytes of ctx.state; there may be 2,799\.") as caught:
+            Group(1, (1, 2), rank, Wire(2_800)).broadcast(state if rank == 0 else None, 0)
+        assert caught.value.code == "TOO_LARGE"
+    monkeypatch.setattr("skyriver.train.spread.group.STATE_BYTES", 1 << 20)
+    monkeypatch.setattr("skyriver.train.spread.group.PIECE_S", -1.0)
+    waited: list[int] = []
+    with pytest.raises(NotHandedOver, match="did not come to all"):
+        Group(1, (1, 2), 1, Wire(9_000), waits=lambda: waited.append(1)).broadcast(None, 0)
+    assert waited == [1]
+
+
+def test_what_came_of_it_is_told_in_parts_and_bounded(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
+    member = line.ctx()._member
+    member._hand(whole := bytes(range(256)) * 100)
+    parts = line.said()
+    assert b"".join(part for kind, *said in parts[:-1] for part in said) == whole
+    assert parts[-1] == ("result",)
+    assert {kind for kind, *_ in parts[:-1]} == {"part"}
+    monkeypatch.setattr("skyriver.train.spread.member.MOST_HANDED", 99)
+    with pytest.raises(JobFailed, match="has 100 bytes; 99 at most are handed over"):
+        member._hand(bytes(100))
+
+
+def test_each_worker_has_a_gpu_of_its_own_or_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("CUBLAS_WORKSPACE_CONFIG", "TORCH_NCCL_ASYNC_ERROR_HANDLING", "TORCH_NCCL_ENABLE_MONITORING"):
+        monkeypatch.setenv(name, "")  # and as it was, afterwards
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.backends.cuda, "is_built", lambda: True)
+    assert [_gpu(slot) for slot in (0, 1)] == ["cuda:0", "cuda:1"]
+    with pytest.raises(InvalidInput, match=r"Worker 3 has no GPU: of those it may use torch finds 2\.") as caught:
+        _gpu(2)
+    assert caught.value.code == "NO_DEVICE"
+    monkeypatch.setattr(torch.backends.cuda, "is_built", lambda: False)
+    with pytest.raises(InvalidInput, match="built for the CPU alone") as caught:
+        _gpu(0)
+    assert "Install torch for CUDA" in caught.value.next_action
 
 
 def test_a_batch_goes_to_the_device_of_its_worker(line: Line) -> None:
@@ -371,7 +447,39 @@ def test_a_checkpoint_is_what_was_written(tmp_path: Path) -> None:
     for step in (8, 9):
         kept.publish(write(tmp_path, copied(state(step)), worker=1))
     assert [int(p.stem[5:]) for p in kept.newest()] == [9, 8]
-    assert sorted(p.suffix for p in tmp_path.iterdir()) == [".json", ".json", ".safetensors", ".safetensors"]
+    assert sorted(p.suffix for p in tmp_path.iterdir() if p.name != "lock") == [
+        ".json",
+        ".json",
+        ".safetensors",
+        ".safetensors",
+    ]
+
+
+def test_a_later_attempt_fences_the_one_before_it(tmp_path: Path) -> None:
+    first = Checkpoints(tmp_path).claimed()
+    first.publish(write(tmp_path, copied(state(7)), worker=1))
+    orphan = write(tmp_path, copied(state(8)), worker=1)
+    late = write(tmp_path, copied(state(9)), worker=2)
+    second = Checkpoints(tmp_path).claimed()
+    assert not orphan.path.exists(), "what was not published is gone"
+    late.path.touch()  # an orphan goes on writing
+    with pytest.raises(JobFailed, match="later attempt of this training has begun") as caught:
+        first.publish(late)
+    assert caught.value.code == "FENCED"
+    first.clear()
+    first.remove()
+    assert late.path.exists(), "nor does it take anything away"
+    second.publish(write(tmp_path, copied(state(8)), worker=1))
+    assert [int(path.stem[5:]) for path in second.newest()] == [8, 7]
+    second.remove()
+    assert not tmp_path.exists()
+
+
+def test_who_stands_still_with_the_lock_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("skyriver.train.spread.checkpoints.LOCKED_S", -1.0)
+    with Checkpoints(tmp_path)._locked(), pytest.raises(Unavailable, match="has locked the checkpoints") as caught:
+        Checkpoints(tmp_path).claimed()
+    assert caught.value.code == "LOCKED"
 
 
 def test_one_that_is_damaged_takes_nothing_from_those_that_come(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import multiprocessing
 import os
 import random
 import signal
@@ -20,11 +21,14 @@ import skyriver as sr
 
 torch = pytest.importorskip("torch")
 from torch import nn  # noqa: E402
+from torch.distributed import HashStore  # noqa: E402
 
 from skyriver.core.errors import JobFailed  # noqa: E402
 from skyriver.train.spread.context import Context  # noqa: E402
-from skyriver.train.spread.launcher import Change, Launcher, Stopped  # noqa: E402
+from skyriver.train.spread.group import form  # noqa: E402
+from skyriver.train.spread.launcher import Change, Launcher, Stopped, _Worker  # noqa: E402
 from skyriver.train.spread.pays import Choice  # noqa: E402
+from skyriver.train.spread.worker import bound_arenas  # noqa: E402
 
 STEPS = 48
 DEADLINE_S = 120.0
@@ -497,7 +501,111 @@ FAILS: dict[str, tuple[Callable[[Context], Any], str, str]] = {
 def test_what_fails_says_so(how: str, capfd: pytest.CaptureFixture[str]) -> None:
     function, code, message = FAILS[how]
     with pytest.raises(JobFailed) as failed:
-        Watched(1, function).run()
+        Watched(2 if how == "raises" else 1, function).run()
     assert failed.value.code == code
     assert message in failed.value.message
     assert failed.value.next_action
+    if how == "raises":
+        assert capfd.readouterr().err.count("Traceback") == 1, "of the first of them alone"
+
+
+class Seen:
+    """A worker's process, as the launcher sees it."""
+
+    def __init__(self) -> None:
+        self.killed = False
+
+    def kill(self) -> None:
+        self.killed = True
+
+
+def test_who_said_that_it_takes_long_is_not_taken_for_hung() -> None:
+    launcher, long_ago = Launcher(train, digest, 1), time.monotonic() - 100.0
+    for busy, silent in ((False, True), (True, False)):
+        worker = _Worker(1, Seen(), None, heard=long_ago)  # type: ignore[arg-type]
+        launcher._workers, launcher._members, launcher._furthest = {1: worker}, (1,), 3
+        if busy:
+            launcher._on_busy(worker, 600.0)
+        launcher._end_hung(100.0)  # a turn in which the machine stood still counts against nobody
+        assert not worker.hung
+        if not busy:
+            worker.heard = long_ago
+        launcher._end_hung(0.0)
+        assert worker.hung is worker.process.killed is silent  # type: ignore[attr-defined]
+
+
+def test_what_cannot_be_handed_to_who_joins_ends_it_with_why() -> None:
+    launcher = Launcher(train, digest, 2)
+    worker = _Worker(1, Seen(), None)  # type: ignore[arg-type]
+    for generation in (1, 2):
+        launcher._generation, launcher._broken = generation, None
+        launcher._on_broken(worker, generation, "nothing came", True)
+        launcher._on_broken(worker, generation, "nothing came", True)  # of the same
+    launcher._broken = None
+    with pytest.raises(JobFailed, match="could not be handed to it, 3 times in a row: nothing came") as failed:
+        launcher._on_broken(worker, 2, "nothing came", True)
+    assert failed.value.code == "NOT_HANDED_OVER"
+
+
+GENERATIONS, NUMBERS = 24, 4_000_000
+
+
+def generations(told: Any) -> None:
+    """Both members are threads of this process, whose memory after each generation it tells."""
+    torch.set_num_threads(1)
+    bound_arenas()
+    store, vectors = HashStore(), [torch.ones(NUMBERS) for _ in range(2)]
+
+    def member(generation: int, rank: int) -> None:
+        group = form(store, generation, (1, 2), rank + 1)
+        group.broadcast({"a": vectors[0]} if rank == 0 else None, 0)
+        group.begin_sum(vectors[rank])
+        group.finish_sums()
+        group.end()
+
+    for generation in range(1, GENERATIONS + 1):
+        threads = [threading.Thread(target=member, args=(generation, rank)) for rank in (0, 1)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        told.send(int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE"))
+
+
+def test_memory_does_not_grow_with_changes_of_generation() -> None:
+    """Of two members that each sum 16 MB: without a bound it grew by 180 MB."""
+    ours, theirs = multiprocessing.Pipe(duplex=False)
+    process = multiprocessing.get_context("spawn").Process(target=generations, args=(theirs,))
+    process.start()
+    found = [ours.recv() for _ in range(GENERATIONS)]
+    process.join()
+    assert max(found) - found[0] < 9 * 4 * NUMBERS, [each >> 20 for each in found]
+
+
+def attempt(folder: Path) -> None:
+    """Of a process of its own, to be killed."""
+    Watched(1, gates=(20,), folder=folder, checkpoints=folder, every_s=0.0).run()
+
+
+def test_an_orphan_of_the_attempt_before_ends_and_changes_nothing(alone: bytes, tmp_path: Path) -> None:
+    """Its launcher is killed while it stands still; the next attempt is over before it goes on."""
+    first = multiprocessing.get_context("spawn").Process(target=attempt, args=(tmp_path,))
+    first.start()
+    deadline = time.monotonic() + DEADLINE_S
+    while not (at := list(tmp_path.glob("at-20-*"))) or not any(tmp_path.glob("*.json")):
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+    orphan = int(at[0].name.rpartition("-")[2])
+    os.kill(orphan, signal.SIGSTOP)
+    os.kill(first.pid or 0, signal.SIGKILL)
+    first.join()
+    (tmp_path / "open-20").touch()
+    watched = Watched(1, gates=(20,), folder=tmp_path, checkpoints=tmp_path, every_s=0.0)
+    assert watched.run() == alone
+    assert watched.begun[0] > 0, "it began anew"
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(orphan, signal.SIGCONT)
+    while Path(f"/proc/{orphan}").exists() and b"Z" not in Path(f"/proc/{orphan}/stat").read_bytes().split()[2:3]:
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+    assert not list(tmp_path.glob(f"*.{orphan}.new"))

@@ -7,13 +7,16 @@ A worker writes the file under a name of its own; whoever keeps the workers give
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import json
 import os
+import secrets
+import shutil
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,12 +24,15 @@ import torch
 from safetensors.torch import load, save
 from torch import Tensor
 
-from skyriver.core.errors import Corrupt, InvalidInput
+from skyriver.core.errors import Corrupt, InvalidInput, JobFailed, Unavailable
 from skyriver.data.folders import replace_file
 
 FORMAT: Final = "skyriver training 1"
 KEPT: Final = 3
 COPY_SHARE: Final = 100
+OWNER: Final = "owner"
+LOCKED_S: Final = 10.0
+"""Who holds the lock does so for as long as it takes to rename a file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +50,9 @@ def write(folder: Path, state: Mapping[str, Any], worker: int) -> Written:
     tree = _without_tensors(state, "", tensors)
     told = {"format": FORMAT, "tree": json.dumps(tree)}
     data = save({name: t.detach().contiguous() for name, t in tensors.items()}, metadata=told)
-    path = folder / f"step-{state['step']:010d}.worker-{worker}.new"
+    path = (
+        folder / f"step-{state['step']:010d}.worker-{worker}.{os.getpid()}.new"
+    )  # another attempt may have such a one
     with path.open("wb") as file:
         file.write(data)
         file.flush()
@@ -152,22 +160,40 @@ class Saver:
 
 @dataclass(frozen=True, slots=True)
 class Checkpoints:
-    """Those of one training, in a folder of its own."""
+    """Those of one training, in a folder of its own. It is the newest attempt's: one before it that lives on changes
+    nothing there, and hears so."""
 
     folder: Path
     kept: int = KEPT
+    owner: str = ""
+    """Of this attempt."""
+
+    def claimed(self) -> Checkpoints:
+        """By a new attempt: whoever had them is fenced from now on. Raises OSError, Unavailable."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        mine = replace(self, owner=secrets.token_hex(8))
+        with mine._locked():
+            replace_file(self.folder / OWNER, mine.owner.encode())
+            mine._clear()
+        return mine
 
     def publish(self, written: Written) -> Path:
-        """It counts from now on; older ones than the last `kept` go."""
+        """It counts from now on; older ones than the last `kept` go. Raises OSError, JobFailed (FENCED)."""
         path = self.folder / f"step-{written.step:010d}.safetensors"
         about = self.folder / f"step-{written.step:010d}.json"
-        written.path.replace(path)
-        # the file counts once this is there
-        replace_file(about, json.dumps({"sha256": written.sha256, "step": written.step}).encode())
-        for old in list(self.newest())[self.kept :]:
-            old.unlink(missing_ok=True)
-            old.with_suffix(".json").unlink(missing_ok=True)
+        with self._owned():
+            written.path.replace(path)
+            # the file counts once this is there
+            replace_file(about, json.dumps({"sha256": written.sha256, "step": written.step}).encode())
+            for old in list(self.newest())[self.kept :]:
+                old.unlink(missing_ok=True)
+                old.with_suffix(".json").unlink(missing_ok=True)
         return path
+
+    def remove(self) -> None:
+        """With the folder, unless it is another attempt's by now."""
+        with contextlib.suppress(OSError, JobFailed, Unavailable), self._owned():
+            shutil.rmtree(self.folder, ignore_errors=True)
 
     def newest(self) -> Iterator[Path]:
         """Those that are published, the newest first."""
@@ -190,9 +216,48 @@ class Checkpoints:
 
     def clear(self, worker: int | None = None) -> None:
         """What was not published, of a worker or of all: nobody writes there any more."""
-        for path in self.folder.glob("*.new" if worker is None else f"*.worker-{worker}.new"):
+        with contextlib.suppress(OSError, JobFailed, Unavailable), self._owned():
+            self._clear(worker)
+
+    def _clear(self, worker: int | None = None) -> None:
+        for path in self.folder.glob("step-*.new" if worker is None else f"step-*.worker-{worker}.*.new"):
             with contextlib.suppress(OSError):
                 path.unlink()
+
+    @contextlib.contextmanager
+    def _owned(self) -> Iterator[None]:
+        with self._locked():
+            if self.owner and (self.folder / OWNER).read_bytes() != self.owner.encode():
+                raise JobFailed(
+                    "A later attempt of this training has begun: this one changes nothing any more.",
+                    code="FENCED",
+                    where=str(self.folder),
+                    next_action="Nothing: the later attempt goes on from the last checkpoint.",
+                )
+            yield
+
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[None]:
+        """By the kernel, so it goes with the process."""
+        lock = os.open(self.folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            deadline = time.monotonic() + LOCKED_S
+            while True:
+                try:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError as error:
+                    if time.monotonic() > deadline:
+                        raise Unavailable(
+                            f"Another attempt, which stands still, has locked the checkpoints for {LOCKED_S:.0f} s.",
+                            code="LOCKED",
+                            where=str(self.folder),
+                            next_action="It is tried again; `fuser` names the process that has the file `lock` open.",
+                        ) from error
+                    time.sleep(0.01)
+            yield
+        finally:
+            os.close(lock)
 
 
 def _without_tensors(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:

@@ -30,6 +30,7 @@ from skyriver.train.spread.shards import Order, key, rows_of_shard
 
 SLOTS: Final = 8
 """Values that a step may report."""
+LONGEST_S: Final = 86_400
 _LOOP: Final = "for batch in ctx.steps(data, global_batch=256, epochs=3): ... ctx.backward(loss); ctx.step()"
 
 
@@ -160,6 +161,7 @@ class Context:
                 raise InvalidInput(
                     f"ctx.state got no {what}.", code="NO_STATE", next_action="Give both: ctx.state(model, optimizer)."
                 )
+        self._check_device()
         modules = self._modules.values()
         self._parts = Shards(modules, self._shards) if self._shards else Buckets(modules)
 
@@ -249,6 +251,21 @@ class Context:
                 f"ctx.report: more than {SLOTS} values.", code="TOO_MANY_VALUES", next_action="Report fewer in a step."
             )
 
+    def alive(self, seconds: float = 0.0) -> None:
+        """This worker lives: say so now and then in what takes long between two steps, as an evaluation; it costs
+        microseconds. One that says nothing for 30 s, or ten steps if these are longer, is taken for hung and ended.
+        `seconds`: before a call that cannot say so itself, how long it may take."""
+        if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 <= seconds <= LONGEST_S:
+            raise InvalidInput(
+                f"ctx.alive: {seconds!r} is no number of seconds from 0 to {LONGEST_S:,}.",
+                code="BAD_STEPS",
+                next_action="Write ctx.alive(), or ctx.alive(600) before what takes up to ten minutes.",
+            )
+        if seconds:
+            self._member.busy(seconds)
+        else:
+            self._member.alive()
+
     # For the process of the worker
 
     def leave(self) -> None:
@@ -311,6 +328,15 @@ class Context:
     def _has_batch_statistics(self) -> bool:
         every = [inner for module in self._modules.values() for inner in module.modules()]
         return any(isinstance(inner, torch.nn.modules.batchnorm._BatchNorm) for inner in every)
+
+    def _check_device(self) -> None:
+        elsewhere = {p.device.type for m in self._modules.values() for p in m.parameters()} - {self.device.type}
+        if elsewhere:
+            raise InvalidInput(
+                f"The model is on {', '.join(sorted(elsewhere))}, and this worker's device is {self.device}.",
+                code="NO_DEVICE",
+                next_action="model.to(ctx.device), before its optimizer is made; batches come there by themselves.",
+            )
 
     def _kind_of(self, thing: Any) -> dict[str, Any]:
         if isinstance(thing, torch.nn.Module):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import logging
@@ -20,6 +21,7 @@ from skyriver.core.jobs import Progress
 from skyriver.core.spec_augment import AugmentSpec
 from skyriver.train.data import TrainingData
 from skyriver.train.export import Export, Exported
+from skyriver.train.spread.checkpoints import Checkpoints
 from skyriver.train.spread.context import Context
 from skyriver.train.spread.given import get, put, read
 from skyriver.train.spread.launcher import Change, Launcher
@@ -75,9 +77,9 @@ class _Exported:
 @dataclass(slots=True)
 class Spread:
     """`load` is pickled: it gives the function in a worker's process. There are `workers` at most, on as many cores;
-    with `all_of_them` so many whether it pays or not. `folder` is this attempt's; what is in `checkpoints` is gone on
-    from, and outlives it, if it is of the same rows, parameters and `code`. `tell` takes the loss and what is reported,
-    step by step."""
+    with `all_of_them`, or a `device` "cuda" of which each has one, so many whether it pays or not. `folder` is this
+    attempt's; what is in `checkpoints` is gone on from, and outlives it, if it is of the same rows, parameters and
+    `code`. `tell` takes the loss and what is reported, step by step."""
 
     load: Callable[[], Function]
     workers: int
@@ -88,7 +90,9 @@ class Spread:
     progress: Progress
     tell: Tell = untold
     all_of_them: bool = False
+    device: str = "cpu"
     launcher: Launcher | None = None
+    _kept: Checkpoints | None = None
     _steps: int = 0
     _batch: int = 0
     _told: int = 0
@@ -104,7 +108,13 @@ class Spread:
                 np.save(self.folder / f"{name}.npy", x)
         except OSError as error:
             raise disk_error(error, "The rows of the training cannot be kept", str(self.folder)) from error
-        context = {"shards": SHARDS if self.exact else 0, "seed": data.seed, "params": dict(data.params)}
+        context = {
+            "shards": SHARDS if self.exact else 0,
+            "seed": data.seed,
+            "params": dict(data.params),
+            "device": self.device,
+        }
+        all_of_them = self.all_of_them or self.device != "cpu"  # what pays is known of cores alone
         self.launcher = Launcher(
             _Called(self.load, self.folder, data.augment),
             _Exported(export, self.folder),
@@ -114,13 +124,13 @@ class Spread:
             on_beat=self._beat,
             on_change=self._change,
             checkpoints=self._checkpoints(data),
-            cores=0 if self.all_of_them else self.workers,
+            cores=0 if all_of_them else self.workers,
             on_choice=lambda choice: log.info("%s", choice.why),
         )
         try:
             return from_bytes(self.launcher.run())
         finally:
-            self.launcher = None
+            self._kept, self.launcher = self.launcher.checkpoints, None
 
     def stop(self, within_s: float) -> bool:
         """As `Launcher.stop`; False: nothing is going on that it could stop."""
@@ -128,6 +138,13 @@ class Spread:
             return False
         self.launcher.stop(within_s)
         return True
+
+    def forget(self) -> None:
+        """The checkpoints, once what came of it is safe; unless a later attempt has them."""
+        if self._kept is not None:
+            self._kept.remove()
+        with contextlib.suppress(OSError):  # something of another attempt is there
+            self.checkpoints.rmdir()
 
     def _checkpoints(self, data: TrainingData) -> Path:
         """The folder of this training's. The attempt before may have had other rows: tables grow."""

@@ -9,9 +9,10 @@ anything that is computed from it.
 from __future__ import annotations
 
 import io
+import math
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, wait
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -21,12 +22,19 @@ import torch
 from torch import Tensor
 from torch.distributed import PrefixStore, ProcessGroupGloo, Store
 
+from skyriver.core.errors import JobFailed
 from skyriver.train.spread.shards import TreeSum, blocks, stretch
 
 FORMING_S: Final = 5.0
 """Between two members that both said that they are there."""
-CALL_S: Final = 1_800.0
-"""Of a call in which everybody lives: who hangs is ended from outside long before."""
+CALL_S: Final = 100_000.0
+"""Of a call in which everybody lives: who hangs is ended from outside, and one that says that it lives
+(`Context.alive`) may take its time."""
+STATE_BYTES: Final = 16 << 30
+"""The most that a member who joins is given: it is in memory twice, there and where it comes from."""
+PIECE_BYTES: Final = 64 << 20
+PIECE_S: Final = 60.0
+"""For a piece of it to come to all, who live."""
 PATIENCE: Final = timedelta(seconds=0.25)
 """That one waits for the others before it looks for news."""
 POLL_S: Final = 20e-6
@@ -38,6 +46,10 @@ _stuck: list[Any] = []
 
 class BrokenGroup(Exception):
     """A member is gone, or cannot be reached: what was being done is done again by those who are left."""
+
+
+class NotHandedOver(BrokenGroup):
+    """All members live, and what one of them has does not come to the others."""
 
 
 def _nothing() -> None: ...
@@ -57,6 +69,7 @@ class Group:
     waits: Callable[[], None] = _nothing
     _pending: list[tuple[Any, Tensor]] = field(default_factory=list)
     _broken: BrokenGroup | None = None
+    _until: float = math.inf
 
     @property
     def world(self) -> int:
@@ -89,15 +102,23 @@ class Group:
         if self.backend is None:
             return state
         data = torch.empty(0, dtype=torch.uint8)
-        if self.rank == root:
+        size = torch.tensor([_bytes_of(state)])
+        if self.rank == root and int(size) <= STATE_BYTES:
             buffer = io.BytesIO()
             torch.save(state, buffer)
             data = torch.frombuffer(buffer.getbuffer(), dtype=torch.uint8)
-        size = torch.tensor([len(data)])
+            size[0] = len(data)
         self._broadcast(size, root)
+        if int(size) > STATE_BYTES:
+            raise JobFailed(
+                f"A worker that joins would be given {int(size):,} bytes of ctx.state; there may be {STATE_BYTES:,}.",
+                code="TOO_LARGE",
+                next_action="Train it with workers=1, where nobody joins; or keep less in ctx.state.",
+            )
         if self.rank != root:
             data = torch.empty(int(size), dtype=torch.uint8)
-        self._broadcast(data, root)
+        for piece in data.split(PIECE_BYTES):
+            self._broadcast(piece, root)
         if self.rank == root:
             return state
         return torch.load(io.BytesIO(data.numpy().tobytes()), map_location="cpu", weights_only=True)
@@ -161,8 +182,18 @@ class Group:
         return found
 
     def _broadcast(self, tensor: Tensor, root: int) -> None:
+        """Raises NotHandedOver."""
         assert self.backend is not None
-        self._wait(self.backend.broadcast, tensor, root)
+        self._until = time.monotonic() + PIECE_S
+        try:
+            self._wait(self.backend.broadcast, tensor, root)
+        finally:
+            self._until = math.inf
+
+    def _look(self) -> None:
+        self.waits()
+        if time.monotonic() > self._until:
+            raise NotHandedOver(f"{PIECE_BYTES:,} bytes did not come to all in {PIECE_S:.0f} s")
 
     def _wait(self, call: Any, *arguments: Any) -> None:
         try:
@@ -182,7 +213,7 @@ class Group:
                 except RuntimeError as error:
                     if _TIMED_OUT not in str(error):
                         raise BrokenGroup(str(error)) from error
-                self.waits()
+                self._look()
         except BaseException:
             _stuck.append((work, memory))
             raise
@@ -194,8 +225,17 @@ class Group:
             now = time.monotonic()
             if now > news:
                 news = now + PATIENCE.total_seconds()
-                self.waits()
+                self._look()
             time.sleep(POLL_S)
+
+
+def _bytes_of(state: Any) -> int:
+    """Of its tensors."""
+    if isinstance(state, Tensor):
+        return int(state.nbytes)
+    if isinstance(state, Mapping):
+        return sum(map(_bytes_of, state.values()))
+    return sum(map(_bytes_of, state)) if isinstance(state, list | tuple) else 0
 
 
 def form(

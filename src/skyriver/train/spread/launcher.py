@@ -14,8 +14,9 @@ import multiprocessing
 import os
 import signal
 import socket
+import sys
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
@@ -53,6 +54,8 @@ BROKEN_S: Final = 0.3
 """From a group that broke to the sight of who died, if somebody did."""
 ENDS: Final = 10
 """Workers that may end one after another without a step that was not done before."""
+HANDED_TRIES: Final = 3
+"""To hand the state to who joins."""
 STARTS: Final = 3
 """Workers that may end before they were ready, one after another: what ends at once would end again."""
 PRELOAD: Final = ("torch", "torch._dynamo", "skyriver.train.spread.worker")
@@ -120,10 +123,8 @@ class Launcher:
         reported."""
         self._function, self._hand_over, self._settings = function, hand_over, dict(settings or {})
         self._plan, self._beat, self._on_change, self._silent_s = on_plan, on_beat, on_change, silent_s
-        self._checkpoints = Checkpoints(checkpoints) if checkpoints is not None else None
+        self._checkpoints = Checkpoints(checkpoints).claimed() if checkpoints is not None else None
         if self._checkpoints is not None:
-            self._checkpoints.folder.mkdir(parents=True, exist_ok=True)
-            self._checkpoints.clear()
             of = {"checkpoints": str(checkpoints), "every_s": every_s}
             self._settings["context"] = {**self._settings.get("context", {}), **of}
         threads, shards = int(self._settings.get("threads", 0)), int(self._settings.get("context", {}).get("shards", 0))
@@ -149,6 +150,12 @@ class Launcher:
         self._furthest = 0
         """Steps that are known to be done; and, of those that ended since one was, how many."""
         self._ends = 0
+        self._not_handed = 0
+        """Generations since then in which the state did not come to all."""
+        self._ended: deque[str] = deque(maxlen=ENDS)
+        """How, the last of those that ended."""
+        self._parts: dict[int, list[bytes]] = {}
+        """Of what a worker hands over."""
         self._result: bytes | None = None
         self._stop_by: float | None = None
         self._told_to_stop = False
@@ -186,6 +193,10 @@ class Launcher:
             return self._result
         finally:
             self._stop()
+
+    @property
+    def checkpoints(self) -> Checkpoints | None:
+        return self._checkpoints
 
     def _stopped(self) -> bool:
         """Whether all members are gone, or their time is up."""
@@ -277,10 +288,22 @@ class Launcher:
     def _on_plan(self, worker: _Worker, steps: int, batch: int) -> None:
         self._plan(steps, batch)
 
-    def _on_broken(self, worker: _Worker, generation: int, why: str) -> None:
+    def _on_busy(self, worker: _Worker, seconds: float) -> None:
+        """It may say nothing for so long."""
+        worker.heard = time.monotonic() + seconds
+
+    def _on_broken(self, worker: _Worker, generation: int, why: str, not_handed: bool = False) -> None:
         """Mostly somebody has died, which is seen by itself in a moment."""
-        if generation == self._generation and self._broken is None:
-            self._broken = time.monotonic(), f"worker {worker.number} said: {why}"
+        if generation != self._generation or self._broken is not None:
+            return
+        self._broken = time.monotonic(), f"worker {worker.number} said: {why}"
+        self._not_handed += not_handed
+        if self._not_handed >= HANDED_TRIES:
+            raise JobFailed(
+                f"What a worker needs to join could not be handed to it, {HANDED_TRIES} times in a row: {why}.",
+                code="NOT_HANDED_OVER",
+                next_action="Look whether this machine swaps; declare more memory, or fewer workers=.",
+            )
 
     def _on_beat(
         self,
@@ -295,7 +318,7 @@ class Launcher:
             return
         worker.step = step
         if step > self._furthest:
-            self._furthest, self._ends = step, 0
+            self._furthest, self._ends, self._not_handed = step, 0, 0
         if self._members[:1] == (worker.number,):
             self._seconds.append(seconds)
             self._beat(step, loss, told or {})
@@ -329,8 +352,8 @@ class Launcher:
             return
         try:
             self._checkpoints.publish(written)
-        except OSError as error:
-            self._on_unwritten(worker, error.strerror or str(error))
+        except (OSError, Unavailable) as error:
+            self._on_unwritten(worker, getattr(error, "strerror", "") or str(error))
 
     def _on_unwritten(self, worker: _Worker, why: str) -> None:
         """A training needs no disk: it goes on, and tries again with the next one."""
@@ -355,8 +378,11 @@ class Launcher:
         if sum(w.done for w in self._workers.values()) == 1:
             worker.pipe.send(("hand over",))
 
-    def _on_result(self, worker: _Worker, result: bytes) -> None:
-        self._result = result
+    def _on_part(self, worker: _Worker, part: bytes) -> None:
+        self._parts.setdefault(worker.number, []).append(part)
+
+    def _on_result(self, worker: _Worker) -> None:
+        self._result = b"".join(self._parts.pop(worker.number, []))
 
     def _on_failed(self, worker: _Worker, told: Mapping[str, str], can_cut: bool) -> None:
         if can_cut and told["code"] == "OUT_OF_MEMORY" and self._cut(worker):
@@ -364,6 +390,9 @@ class Launcher:
             return
         message, code = told["message"], told["code"]
         kind = Unavailable if told.get("kind") == "unavailable" else JobFailed  # it is tried again
+        if told.get("traceback"):  # of the first: what fails in one mostly fails in all
+            sys.stderr.write(f"worker {worker.number} failed:\n{told['traceback']}")
+            sys.stderr.flush()
         raise kind(message, code=code, where=told["where"], next_action=told["next_action"])
 
     def _cut(self, worker: _Worker) -> bool:
@@ -418,20 +447,24 @@ class Launcher:
 
     def _count(self, worker: _Worker) -> None:
         """Raises JobFailed (WORKERS_END) where they end again and again and nothing comes of it."""
-        if worker.leaving or worker.done:
+        if worker.leaving or (worker.done and not worker.hung):
             return
         self._ends += 1
+        self._ended.append(self._how(worker))
         if self._ends >= ENDS:
             why = " (perhaps there is not enough memory)" if worker.process.exitcode == -signal.SIGKILL else ""
             raise JobFailed(
-                f"{ENDS} workers ended one after another, and no step after {self._furthest} was done; the last one "
-                f"{self._how(worker)}{why}.",
+                f"{ENDS} workers ended one after another, and no step after {self._furthest} was done: "
+                f"{', '.join(f'{n} {how}' for how, n in Counter(self._ended).items())}{why}.",
                 code="WORKERS_END",
                 next_action="The log of the job has what they printed; declare more memory, or a smaller global_batch.",
             )
 
     def _how(self, worker: _Worker) -> str:
-        return "hung and was ended" if worker.hung else f"ended with {worker.process.exitcode}"
+        if worker.hung:
+            return "hung and was ended"
+        code = worker.process.exitcode or 0
+        return f"ended with {code}" if code >= 0 else f"ended with {code} ({signal.Signals(-code).name})"
 
     def _newest(self) -> Path | None:
         """The checkpoint from which a generation goes on of which nobody has done anything."""
@@ -473,7 +506,7 @@ class Launcher:
         now = time.monotonic()
         if turn_s > STOPPED_S:  # the machine stood still, or this process: nobody could say anything
             for worker in self._workers.values():
-                worker.heard = now
+                worker.heard = max(now, worker.heard)
         limit = max(self._silent_s, SILENT_STEPS * (median(self._seconds) if self._seconds else 0.0))
         for worker in self._workers.values():
             known = worker.number in self._members and self._furthest > worker.began_at

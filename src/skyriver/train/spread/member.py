@@ -11,11 +11,14 @@ import torch
 from torch.distributed import Store
 
 from skyriver.core.errors import JobFailed
-from skyriver.train.spread.group import CPU, BrokenGroup, Group, form
+from skyriver.train.spread.group import CPU, BrokenGroup, Group, NotHandedOver, form
 
 MEETING_S: Final = 60.0
 """Until the launcher has said who goes on, or all of these have said that they are there."""
 BEAT_S: Final = 0.5
+MOST_HANDED: Final = 2 << 30
+PART_BYTES: Final = 12_000
+"""With what is around it less than a page of pages, which goes through a socket at once."""
 
 
 class Dismissed(BaseException):
@@ -107,9 +110,14 @@ class Member:
             except BrokenGroup as error:
                 self.broken(error)
 
+    def busy(self, seconds: float) -> None:
+        """It may say nothing for so long."""
+        self._beaten = time.monotonic()
+        self.say("busy", seconds)
+
     def broken(self, error: BrokenGroup) -> None:
         self.group.end()
-        self.say("broken", self.group.generation, str(error)[:500])
+        self.say("broken", self.group.generation, str(error)[:500], isinstance(error, NotHandedOver))
 
     def stay(self, hand_over: Callable[[], bytes], agree: Callable[[Group], None]) -> None:
         """For as long as somebody may need this worker's state, or want what came of it."""
@@ -144,9 +152,21 @@ class Member:
         elif kind == "stop":
             self.stopping = True
         elif kind == "hand over":
-            self.say("result", self.hand_over())
+            self._hand(self.hand_over())
         elif kind == "over":
             raise Dismissed
+
+    def _hand(self, result: bytes) -> None:
+        """In parts that the kernel takes whole: who stops between two of them keeps nobody in the midst of reading."""
+        if len(result) > MOST_HANDED:
+            raise JobFailed(
+                f"What the training came to has {len(result):,} bytes; {MOST_HANDED:,} at most are handed over.",
+                code="TOO_LARGE",
+                next_action="Return a smaller model; one in an ONNX file cannot be larger either.",
+            )
+        for first in range(0, len(result), PART_BYTES):
+            self.say("part", result[first : first + PART_BYTES])
+        self.say("result")
 
     def _waits(self) -> None:
         """For the others, in a call: it lives, and looks whether one of them was lost."""
@@ -159,6 +179,7 @@ class Member:
     def _all_there(self, said: Mapping[str, Any]) -> bool:
         """Whether all came, rather than another generation: who waits in the backend for one that died waits long."""
         generation = said["generation"]
+        go = f"go-{generation}"
         keys = [f"there-{generation}-{worker}" for worker in said["members"]]
         self._store.set(f"there-{generation}-{self._worker}", b"1")
         deadline = time.monotonic() + MEETING_S
@@ -167,9 +188,9 @@ class Member:
                 raise Dismissed
             if self._pipe.poll(0.002):
                 self._hear()
-                if self._is_newer():
-                    return False
+                if self._is_newer():  # unless another one saw all of them before, and waits in the backend
+                    return bool(self._store.compare_set(go, "", "no") == b"yes")
             self.alive()
             if time.monotonic() > deadline:
                 raise BrokenGroup(f"Not all came within {MEETING_S:.0f} s.")
-        return True
+        return bool(self._store.compare_set(go, "", "yes") == b"yes")

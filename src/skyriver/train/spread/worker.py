@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import signal
 import sys
@@ -12,6 +13,7 @@ import traceback
 from collections.abc import Callable, Mapping
 from datetime import timedelta
 from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess, parent_process
 from pathlib import Path
 from typing import Any, Final
 
@@ -22,6 +24,10 @@ from skyriver.core.errors import InvalidInput, SkyriverError, Unavailable
 from skyriver.train.spread.context import Context
 from skyriver.train.spread.member import Dismissed
 
+_M_ARENA_MAX: Final = -8
+ARENAS: Final = 2
+"""The main thread's, and one that all others share."""
+LONGEST_TRACEBACK: Final = 100_000
 _INSTALLED: Final = (Path(__file__).parents[2], Path(sysconfig.get_path("stdlib")))
 
 
@@ -35,7 +41,9 @@ def work(
 ) -> None:
     """The process's main. What it says: ready, broken, beat, done, result, leaving, failed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # whoever started it all decides what Ctrl-C is
+    threading.Thread(target=_end_with, args=(parent_process(),), name="orphan", daemon=True).start()
     torch.set_num_threads(int(settings.get("threads", 1)))
+    bound_arenas()
     _without_semaphores()
     ctx: Context | None = None
     try:
@@ -53,12 +61,28 @@ def work(
     except (EOFError, BrokenPipeError, ConnectionResetError):  # nobody is there who would want to know
         os._exit(1)
     except BaseException as error:
-        traceback.print_exc()
         can_cut = ctx is not None and ctx.can_cut
-        pipe.send(("failed", _told(error, ctx), can_cut))
+        whole = "".join(traceback.format_exception(error))[-LONGEST_TRACEBACK:]
+        with contextlib.suppress(OSError):  # who started it may be gone
+            pipe.send(("failed", {**_told(error, ctx), "traceback": whole}, can_cut))
+        sys.stdout.flush()
         sys.stderr.flush()
         os._exit(1)
     os._exit(0)  # what is stuck in a backend's thread does not keep it
+
+
+def bound_arenas() -> None:
+    """Each generation has threads of its own, and by default what they free stays in arenas of theirs: a worker grew
+    with changes of membership. Where there is no glibc nothing is done."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).mallopt(_M_ARENA_MAX, ARENAS)
+
+
+def _end_with(launcher: BaseProcess | None) -> None:
+    """Nobody would use what an orphan does, and it has a GPU, memory and cores that the next attempt needs."""
+    if launcher is not None:
+        launcher.join()
+        os._exit(1)
 
 
 def _gpu(slot: int) -> str:
@@ -67,12 +91,18 @@ def _gpu(slot: int) -> str:
     # A call that somebody does not answer any more is given up by us, and ends nothing but itself.
     os.environ["TORCH_NCCL_ASYNC_ERROR_HANDLING"] = "0"
     os.environ["TORCH_NCCL_ENABLE_MONITORING"] = "0"
+    if not torch.backends.cuda.is_built():
+        raise InvalidInput(
+            f"Worker {slot + 1} has no GPU: torch {torch.__version__} is built for the CPU alone.",
+            code="NO_DEVICE",
+            next_action="Install torch for CUDA, here or by the application's requirements.txt; or leave gpus= out.",
+        )
     there = torch.cuda.device_count()
     if slot >= there:
         raise InvalidInput(
-            f"Worker {slot + 1} has no GPU: this machine has {there}.",
+            f"Worker {slot + 1} has no GPU: of those it may use torch finds {there}.",
             code="NO_DEVICE",
-            next_action=f"Train on {there} workers, or on the CPU.",
+            next_action="`nvidia-smi` shows whether the driver sees them; fewer workers=, or no gpus=, need fewer.",
         )
     return f"cuda:{slot}"
 

@@ -43,6 +43,8 @@ class Job:
     tracking: Tracking | None = None
     workers: int = 0
     """Processes that its work may be spread among."""
+    gpus: int = 0
+    """That are its own."""
 
     @classmethod
     def of(cls, context: ProcessContext, progress: Progress, tracking: Tracking | None = None) -> Job:
@@ -65,6 +67,7 @@ class Job:
             slot=config.get("slot") or "",
             tracking=tracking,
             workers=config.get("workers", 0),
+            gpus=len(config.get("gpus", ())),
         )
 
     def curve(self, step: int, values: Mapping[str, Any], samples: int = 0, of: int = 0) -> None:

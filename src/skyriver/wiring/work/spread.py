@@ -77,6 +77,7 @@ def spread_of(job: Job, spec: TrainSpec) -> Iterator[Spread | None]:
         {"code": job.code["bundle"], "function": spec.function},
         job.progress,
         job.curve,
+        device="cuda" if spec.gpus else "cpu",
     )
 
     def asked(*_: object) -> None:
@@ -91,4 +92,4 @@ def spread_of(job: Job, spec: TrainSpec) -> Iterator[Spread | None]:
         raise
     finally:
         signal.signal(signal.SIGTERM, before)
-    shutil.rmtree(checkpoints, ignore_errors=True)
+    spread.forget()
