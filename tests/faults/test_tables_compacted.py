@@ -6,14 +6,13 @@ import itertools
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import polars as pl
 import pytest
 from deltalake import DeltaTable
+from forked import forking
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -24,8 +23,8 @@ from skyriver.adapters.delta.tables import DeltaTables
 from skyriver.core.errors import Corrupt, NotFound, Unavailable
 from skyriver.data.tables_exam import NAME, frame, nobody, read
 
-DEADLINE_S = 60
 EVERY = 6
+LOADED = ("skyriver.adapters.delta.compacting", "skyriver.adapters.delta.tables", "skyriver.data.tables_exam")
 
 CHILD = """
 import os, signal, sys, time
@@ -141,13 +140,10 @@ def test_a_compaction_killed_anywhere(kept: float, tmp_path: Path) -> None:
     for at in itertools.count(1, 11 if kept > 0 else 37):  # of some 200 or 550 steps
         root = tmp_path / str(at)
         shutil.copytree(before, root)
-        done = subprocess.run(
-            [sys.executable, "-c", CHILD, str(root), str(at), str(kept)],
-            capture_output=True, text=True, timeout=DEADLINE_S, check=False,
-        )  # fmt: skip
-        assert done.returncode in (-signal.SIGKILL, 7), done.stderr
-        killed += done.returncode == -signal.SIGKILL
-        ended += done.returncode == 7
+        code, errors = forking(*LOADED).run(CHILD, str(root), str(at), str(kept))
+        assert code in (-signal.SIGKILL, 7), errors
+        killed += code == -signal.SIGKILL
+        ended += code == 7
         assert_sound(root, 15)
         writer = DeltaTables(root)
         writer.append(NAME, [frame(15, 1)], offset=15, known=None)
@@ -242,12 +238,9 @@ def test_a_rewriting_killed_anywhere(tmp_path: Path) -> None:
     for at in itertools.count(1, 23):
         root = tmp_path / str(at)
         shutil.copytree(before, root)
-        done = subprocess.run(
-            [sys.executable, "-c", CHILD, str(root), str(at), "1e9", "rewrite"],
-            capture_output=True, text=True, timeout=DEADLINE_S, check=False,
-        )  # fmt: skip
-        assert done.returncode in (-signal.SIGKILL, 7), done.stderr
-        killed += done.returncode == -signal.SIGKILL
+        code, errors = forking(*LOADED).run(CHILD, str(root), str(at), "1e9", "rewrite")
+        assert code in (-signal.SIGKILL, 7), errors
+        killed += code == -signal.SIGKILL
         reader = DeltaTables(root)
         found = read(reader, reader.latest(NAME).version)
         assert found.equals(frame(0, 8)) or found.equals(new)
@@ -260,7 +253,7 @@ def test_a_rewriting_killed_anywhere(tmp_path: Path) -> None:
         rows = pl.concat([pl.read_parquet(path) for path in (root / NAME).rglob("part-*.parquet")])
         assert not set(rows["note"].drop_nulls()) & {text for n, text in enumerate(frame(0, 8)["note"]) if n % 3 == 0}
         shutil.rmtree(root)
-        if done.returncode == 7:
+        if code == 7:
             break
     assert killed >= 4
 

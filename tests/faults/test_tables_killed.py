@@ -12,6 +12,7 @@ from pathlib import Path
 
 import polars as pl
 import pytest
+from forked import forking
 
 from skyriver.adapters.delta import writing
 from skyriver.adapters.delta.ledger import commit_path, read_ledger
@@ -49,6 +50,7 @@ writing.CHECKPOINT_EVERY = 3
 DeltaTables(Path(root)).append(NAME, [frame(int(start), 10)], offset=int(offset), known=int(known) if known else None)
 """
 
+LOADED = ("skyriver.adapters.delta.tables", "skyriver.data.tables_exam")
 POINTS = [
     ("make_folder", "after", 1),
     ("write_file", "before", 1),
@@ -67,10 +69,8 @@ POINTS = [
 def die_in_append(root: Path, point: tuple[str, str, int], start: int, offset: int, known: int | None) -> None:
     name, when, count = point
     arguments = [str(root), name, when, str(count), str(start), str(offset), "" if known is None else str(known)]
-    done = subprocess.run(
-        [sys.executable, "-c", CHILD, *arguments], capture_output=True, text=True, timeout=DEADLINE_S, check=False
-    )
-    assert done.returncode == -signal.SIGKILL, f"the child ended with {done.returncode}: {done.stderr}"
+    code, errors = forking(*LOADED).run(CHILD, *arguments)
+    assert code == -signal.SIGKILL, f"the child ended with {code}: {errors}"
 
 
 def three_versions(root: Path) -> DeltaTables:
@@ -323,10 +323,8 @@ def test_a_table_that_was_about_to_get_more_columns_is_whole(
     tmp_path: Path, point: tuple[str, str], torn: bool
 ) -> None:
     DeltaTables(tmp_path).append(NAME, [frame(0, 10)], offset=0, known=None)
-    done = subprocess.run(
-        [sys.executable, "-c", WIDENING, str(tmp_path), *point], capture_output=True, timeout=DEADLINE_S, check=False
-    )
-    assert done.returncode == -signal.SIGKILL, done.stderr
+    code, errors = forking(*LOADED).run(WIDENING, str(tmp_path), *point)
+    assert code == -signal.SIGKILL, errors
     commit = commit_path(tmp_path / NAME, 1)
     assert commit.exists() == (point[0] == "sync_commit")
     if torn and commit.exists():
