@@ -40,5 +40,5 @@ class Authority:
         return request
 
     def _run(self, *arguments: str) -> None:
-        done = subprocess.run(["openssl", *arguments], capture_output=True, text=True, timeout=60, check=False)
+        done = subprocess.run(["openssl", *arguments], capture_output=True, text=True, timeout=300, check=False)
         assert done.returncode == 0, done.stderr

@@ -93,7 +93,7 @@ class WarmCommand:
     def close(self) -> None:
         assert self._process.stdin is not None
         self._process.stdin.close()
-        self._process.wait(timeout=60)
+        self._process.wait(timeout=300)
         shutil.rmtree(self.folder)
 
 

@@ -44,7 +44,9 @@ for n in range(1000):
 @pytest.mark.parametrize("at", [0, 1, 37])
 def test_a_kill_within_a_transaction_leaves_nothing_of_it(tmp_path: Path, at: int) -> None:
     path = tmp_path / "state.sqlite"
-    killed = subprocess.run([sys.executable, "-c", KILLED, str(path), str(at)], env=os.environ, timeout=60, check=False)
+    killed = subprocess.run(
+        [sys.executable, "-c", KILLED, str(path), str(at)], env=os.environ, timeout=300, check=False
+    )
     assert killed.returncode == -signal.SIGKILL
     with SqliteFile(path).transaction() as do:
         assert do.run("SELECT count(*), coalesce(max(n), -1) FROM t") == [(100 * at, at - 1)]
@@ -80,7 +82,7 @@ with database.transaction() as do:
 def test_a_disk_without_room_undoes_the_block_and_it_goes_on_afterwards(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", FULL, str(tmp_path / "state.sqlite")],
-        env=os.environ, timeout=60, check=False, capture_output=True, text=True,
+        env=os.environ, timeout=300, check=False, capture_output=True, text=True,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     (code, number), (count,) = (line.split() for line in done.stdout.splitlines())

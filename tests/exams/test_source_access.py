@@ -48,7 +48,7 @@ def mosquitto(authority: Authority, tmp_path_factory: pytest.TempPathFactory) ->
     )
     server.command()  # skips where there is none
     assert tool is not None
-    subprocess.run([tool, "-b", "-c", passwords, "ann", "s3cret"], check=True, timeout=60, capture_output=True)
+    subprocess.run([tool, "-b", "-c", passwords, "ann", "s3cret"], check=True, timeout=300, capture_output=True)
     server.start()
     yield server
     server.close()
@@ -110,7 +110,7 @@ def test_nats(nats_server: NatsServer, authority: Authority) -> None:
             password="s3cret",
             tls=client_context(right(authority)),
         )
-        await client.jetstream(timeout=60).add_stream(name="payments", subjects=["payments"])
+        await client.jetstream(timeout=300).add_stream(name="payments", subjects=["payments"])
         await client.close()
 
     asyncio.run(make_stream())

@@ -124,7 +124,7 @@ def test_another_process_adopts_the_one_that_runs(home: Home, one: Upstream, mon
         "HaproxyGateway(Path(sys.argv[1]), port=int(sys.argv[2]), control_socket=Path(sys.argv[3])).start()"
     )
     arguments = [str(home.directory), str(home.port), str(home.path / "control.sock")]
-    subprocess.run([sys.executable, "-c", code, *arguments], check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", code, *arguments], check=True, timeout=300)
     run = home.run()
     gateway = home.gateway()
     gateway.start()

@@ -113,7 +113,7 @@ def test_a_full_disk(tmp_path: Path) -> None:
         },
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=300,
         check=False,
     )
     assert (ran.stdout, ran.stderr) == ("whole\n", "")

@@ -137,7 +137,7 @@ def record(script: str, library: Path, place: Path) -> subprocess.CompletedProce
     command = [sys.executable, "-c", script, str(library), str(place / "root"), str(place / "trace")]
     paths = os.pathsep.join([TESTS, *filter(None, [os.environ.get("PYTHONPATH")])])
     env = {**environment(library), "PYTHONPATH": paths}
-    return subprocess.run(command, env=env, capture_output=True, text=True, timeout=120, check=False)
+    return subprocess.run(command, env=env, capture_output=True, text=True, timeout=300, check=False)
 
 
 def test_the_layer_misses_nothing(library: Path, tmp_path: Path) -> None:

@@ -102,7 +102,7 @@ def test_a_full_disk_keeps_what_it_has_and_goes_on_when_there_is_room(tmp_path: 
         },
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=300,
         check=False,
     )
     assert (ran.stdout, ran.stderr) == ("whole\n", "")

@@ -153,7 +153,7 @@ def test_a_current_file_is_opened_without_alembic_and_no_object_mapper_is_loaded
         "SqliteStore(Path(sys.argv[1])).close();"
         "print(sorted({'alembic', 'sqlalchemy.orm', 'polars'} & set(sys.modules)))"
     )
-    ran = subprocess.run([sys.executable, "-c", code, path], capture_output=True, text=True, timeout=60, check=True)
+    ran = subprocess.run([sys.executable, "-c", code, path], capture_output=True, text=True, timeout=300, check=True)
     assert ran.stdout.strip() == "[]"
 
 
@@ -214,7 +214,7 @@ def test_processes_that_open_a_new_home_at_once_make_one(path: Path) -> None:
         assert child.stdin is not None
         child.stdin.write("go\n")
         child.stdin.flush()
-    answers = [child.communicate(timeout=60) for child in children]
+    answers = [child.communicate(timeout=300) for child in children]
     assert [errors for _, errors in answers] == [""] * 4
     assert sorted(int(out) for out, _ in answers) == [1, 2, 3, 4]
 

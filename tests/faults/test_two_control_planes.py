@@ -155,7 +155,7 @@ def test_a_process_that_the_cloud_does_not_know_any_more_ends(tmp_path: Path, ho
         else:
             Path(paths["run"]).write_text('{"token": "another"}')
         try:
-            _, told = child.communicate(timeout=60)
+            _, told = child.communicate(timeout=300)
         finally:
             child.kill()
     assert b"does not know" in told

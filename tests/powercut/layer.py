@@ -72,7 +72,7 @@ def build(folder: Path) -> Path:
         raise NoCompiler("the layer needs a C compiler; on Debian: apt install gcc libc6-dev")
     made = library.with_suffix(f".{os.getpid()}")
     command = [compiler, "-O2", "-shared", "-fPIC", "-o", str(made), str(SOURCE), "-ldl", "-lpthread"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     if done.returncode:
         raise AssertionError(f"{compiler} does not take the layer:\n{done.stderr}")
     made.replace(library)

@@ -607,7 +607,7 @@ def test_an_unknown_token(shop: Cloud) -> None:
 @pytest.mark.parametrize("role", ["viewer", "reviewer"])
 def test_a_role_that_only_looks_sends_nothing_to_a_stream(shop: Cloud, role: str) -> None:
     token = shop.json("token", "create", f"only-{role}", "--role", role)["token"]
-    wait_for(lambda: shop.ask("GET", "/streams/orders", token=token)[0] == 200, "the gateway knows the token", 60.0)
+    wait_for(lambda: shop.ask("GET", "/streams/orders", token=token)[0] == 200, "the gateway knows the token")
     for path in ("events", "events?wait=decision", "labels", "references/denied?off"):
         status, problem = shop.ask("POST", f"/streams/orders/{path}", [good_order(shop)], token=token)
         assert (status, problem["code"]) == (403, "NOT_ALLOWED"), path
@@ -670,6 +670,6 @@ def test_a_reader_that_goes_away_is_no_error(shop: Cloud) -> None:
     os.close(read)
     command = [str(COMMAND), "--home", str(shop.home), "table", "list", "--json"]
     with os.fdopen(write, "wb") as closed:
-        done = subprocess.run(command, stdout=closed, stderr=subprocess.PIPE, timeout=60, check=False)
+        done = subprocess.run(command, stdout=closed, stderr=subprocess.PIPE, timeout=300, check=False)
     assert done.returncode in (1, 141)
     assert done.stderr == b""

@@ -69,7 +69,7 @@ except SystemExit as ended:
 loaded = [name for name in {HEAVY!r} if name in sys.modules]
 assert not loaded, loaded
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
     for name in ("deploy", "run", "predict", "send", "rollback", "explain", "stream"):
         assert f" {name} " in done.stdout
@@ -460,7 +460,7 @@ def test_rows_come_from_a_pipe_and_nothing_from_null(tmp_path: Path) -> None:
 
 
 def test_the_version_is_told() -> None:
-    done = subprocess.run([COMMAND, "--version"], capture_output=True, text=True, timeout=60, check=True)
+    done = subprocess.run([COMMAND, "--version"], capture_output=True, text=True, timeout=300, check=True)
     assert done.stdout == f"skyriver {sr.__version__}\n"
 
 

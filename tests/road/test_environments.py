@@ -260,7 +260,7 @@ def test_two_who_build_the_same_build_it_once(cloud: Cloud, links: Path) -> None
     arguments = [[str(COMMAND), "--home", str(cloud.home), "deploy", str(f), "-y", "--json"] for f in files]
     running = [subprocess.Popen(a, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for a in arguments]
     for process in running:
-        _, told = process.communicate(timeout=120)
+        _, told = process.communicate(timeout=300)
         assert process.returncode == 0, told
     assert environment_of(cloud, "left") == environment_of(cloud, "right")
 

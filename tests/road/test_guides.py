@@ -167,7 +167,7 @@ class Shell:
 
     def close(self) -> None:
         self._process.kill()
-        self._process.wait(timeout=60)
+        self._process.wait(timeout=300)
         for stream in (self._process.stdin, self._process.stdout):
             assert stream is not None
             stream.close()
@@ -223,7 +223,7 @@ def desk(tmp_path_factory: pytest.TempPathFactory, kernels: Path) -> Iterator[De
     (cache / "kernels").symlink_to(kernels)  # the examples' features are those of other tests too
     write_wheel(folder / "packages", "humanize", "4.0", "intcomma = str\n")  # what the guide names, without a network
     yield Desk(folder, environment)
-    subprocess.run(["skyriver", "down"], env=environment, check=True, capture_output=True, timeout=60)
+    subprocess.run(["skyriver", "down"], env=environment, check=True, capture_output=True, timeout=300)
 
 
 @pytest.fixture(scope="module")

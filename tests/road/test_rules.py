@@ -35,8 +35,13 @@ def compared(cloud: Cloud, version: int, events: int) -> dict[str, Any]:
         found = cloud.json("rules", "get", "orders", version)["compared"]
         return found if found is not None and found["events"] >= events else None
 
-    found: dict[str, Any] = wait_for(told, f"{events} events compared", 60.0)
+    found: dict[str, Any] = wait_for(told, f"{events} events compared")
     return found
+
+
+def conditions(cloud: Cloud) -> set[str]:
+    """Of all incidents, by their kinds."""
+    return {condition["kind"] for row in cloud.rows("incidents") for condition in row["status"]["conditions"]}
 
 
 def over(orders: list[dict[str, Any]], amount: float) -> int:
@@ -119,6 +124,7 @@ def test_a_deployment_tells_what_becomes_of_the_rules(shop: Cloud) -> None:
 def test_a_deployment_is_done_once_the_worker_decides_with_it(shop: Cloud) -> None:
     cloud = shop
     file = written(cloud, "shop.py", "amount > 90")
+    known = conditions(cloud)  # the worker that was killed may have been away for long
     before = cloud.processes()["orders-0"]
     file.write_text(file.read_text().replace('fallback_by=("rules",)', 'fallback="call", latency="500ms"'))
     cloud.command("deploy", file, "-y").succeeded()
@@ -129,5 +135,5 @@ def test_a_deployment_is_done_once_the_worker_decides_with_it(shop: Cloud) -> No
     cloud.command("deploy", file, "-y").succeeded()
     assert cloud.json("stream", "get", "orders")["state"] == "READY"
     assert cloud.processes()["orders-0"] != before
-    conditions = [condition["kind"] for row in cloud.rows("incidents") for condition in row["status"]["conditions"]]
-    assert set(conditions) <= {"fallbacks"}, "but that no version of its model serves, no incident"
+    came = conditions(cloud) - known
+    assert came <= {"fallbacks", "slow"}, "but that no version of its model serves, no incident"

@@ -25,7 +25,7 @@ def test_it_says_what_the_installed_one_says_and_ends_as_it(tmp_path: Path, word
     arguments = ["--home", str(tmp_path / "none"), *words]
     environment = os.environ | {"COLUMNS": "80"}
     started = subprocess.run([COMMAND, *arguments], capture_output=True, text=True, env=environment, check=False)
-    forked = warm().run([str(COMMAND), *arguments], cwd=tmp_path, env=environment, given=None, timeout=60)
+    forked = warm().run([str(COMMAND), *arguments], cwd=tmp_path, env=environment, given=None, timeout=300)
     assert (forked.returncode, forked.stdout, forked.stderr) == (started.returncode, started.stdout, started.stderr)
 
 
@@ -37,7 +37,7 @@ def test_each_has_a_folder_and_an_environment_of_its_own(tmp_path: Path) -> None
         folder.mkdir()
         arguments = [str(COMMAND), "deploy", str(tmp_path / "app.py"), "--dry-run"]
         environment = os.environ | {"NUMBER": number, "COLUMNS": "500", "SKYRIVER_HOME": str(tmp_path / "none")}
-        ended = warm().run(arguments, cwd=folder, env=environment, given=None, timeout=60)
+        ended = warm().run(arguments, cwd=folder, env=environment, given=None, timeout=300)
         assert f"ValueError: ('{folder}', '{number}', " in ended.stderr
         told.append(ended.stderr)
     assert told[0] != told[1]

@@ -149,7 +149,7 @@ print("not killed")
 def test_a_kill_between_commit_and_answer_does_nothing_twice(tmp_path: Path) -> None:
     script = KILLED.format(tests=str(Path(__file__).parents[2]), folder=str(tmp_path))
     killed = subprocess.run(
-        [sys.executable, "-c", script], env=os.environ, capture_output=True, timeout=120, check=False
+        [sys.executable, "-c", script], env=os.environ, capture_output=True, timeout=300, check=False
     )
     assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
     stage = Stage(tmp_path, SqliteStore(tmp_path / "state.db"))

@@ -87,7 +87,7 @@ def test_kill_9_loses_nothing_that_a_checkpoint_had(tmp_path: Path, kernels: Pat
             assert process.stdout is not None
             lines = [process.stdout.readline().split() for _ in range(10)]
             process.kill()
-            process.wait(timeout=60)
+            process.wait(timeout=300)
         assert [int(line[0]) for line in lines] == [start + 1000 * step for step in range(1, 11)]
         # Of 50 events in the window every third is of the key: 16 or 17 of them, from the first event after a restart.
         counts = {int(number) for line in lines for number in line[1:]} - ({1} if start == 0 else set())

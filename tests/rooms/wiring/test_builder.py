@@ -22,7 +22,7 @@ from skyriver.wiring.feature_changes import FeatureChanges
 )
 def test_whatever_ends_a_builder_is_told(line: bytes, why: str) -> None:
     command = [sys.executable, "-m", "skyriver.wiring.builder"]
-    done = subprocess.run(command, input=line, capture_output=True, timeout=120, check=False)
+    done = subprocess.run(command, input=line, capture_output=True, timeout=300, check=False)
     problem = json.loads(done.stdout)["problem"]
     assert (done.returncode, problem["code"]) == (1, "INTERNAL")
     assert problem["detail"].startswith(why)

@@ -175,7 +175,7 @@ predict.work(mine.job(Path({home!r}), inputs={inputs!r}, progress=progress))
 def kill(home: Path, inputs: dict[str, Any], *, after: int, stage: str = "") -> None:
     tests = str(Path(__file__).parent)
     script = KILLED.format(tests=tests, after=after, home=str(home), inputs=inputs, stage=stage)
-    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, timeout=120)
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, timeout=300)
     assert ended.returncode == -signal.SIGKILL, ended.stderr.decode()
 
 

@@ -94,7 +94,7 @@ def test_up_refuses_it_and_starts_nothing(home: Home) -> None:
     """As a user sees it."""
     command = [str(Path(sys.executable).with_name("skyriver")), "--home", str(home.root), "up"]
     done = subprocess.run(
-        command, env={**os.environ, VARIABLE: "ftp://x"}, capture_output=True, text=True, timeout=120, check=False
+        command, env={**os.environ, VARIABLE: "ftp://x"}, capture_output=True, text=True, timeout=300, check=False
     )
     assert done.returncode == InvalidInput("").exit_code
     said = " ".join((done.stdout + done.stderr).split())
