@@ -67,6 +67,7 @@ class Search:
 
     The search ends with what is reached first: `trials`, `minutes`, `money` (as "2 EUR", by the price of what the job
     reserves); 50 trials unless one of them is given. `patience`: or after so many trials in a row that were not better.
+    `parallel`: so many trials at a time, in jobs of their own; `minutes` is how long it takes, `money` what all cost.
     """
 
     spec: specs.SearchSpec
@@ -80,6 +81,7 @@ class Search:
         minutes: float | None = None,
         money: str | None = None,
         patience: int = 0,
+        parallel: int = 1,
     ) -> None:
         if not isinstance(space, Mapping) or not space:
             refuse(f"space={space!r:.80} has no parameters.", "BAD_SEARCH", _A_SEARCH)
@@ -98,6 +100,7 @@ class Search:
             "money": amount,
             "currency": currency,
             "patience": patience,
+            "parallel": parallel,
         }
         if not (given["trials"] or given["seconds"] or amount):
             given["trials"] = specs.TRIALS

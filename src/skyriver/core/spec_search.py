@@ -18,6 +18,7 @@ METRICS: tuple[SearchMetric, ...] = ("average_precision", "auc", "log_loss", "br
 LOWER_IS_BETTER = frozenset({"log_loss", "brier"})
 MOST_PARAMETERS = 50
 MOST_TRIALS = 1_000
+MOST_PARALLEL = 64
 TRIALS = 50
 """Where nothing limits a search."""
 Value = int | float | str | bool
@@ -66,6 +67,8 @@ class SearchSpec(Spec):
     money: Decimal = Field(default=Decimal(0), exclude_if=lambda value: not value)
     currency: str = Field(default="", exclude_if=lambda value: not value)
     patience: int = Field(default=0, ge=0, exclude_if=lambda value: not value)
+    parallel: int = Field(default=1, ge=1, le=MOST_PARALLEL, exclude_if=lambda value: value == 1)
+    """So many trials at a time, each in a job of an array."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -74,4 +77,6 @@ class SearchSpec(Spec):
             raise ValueError(f"the parameter {twice[0]!r} is there twice")
         if not (self.trials or self.seconds or self.money):
             raise ValueError("a search needs trials, minutes or money")
+        if self.trials and self.parallel > self.trials:
+            raise ValueError(f"parallel={self.parallel} of {self.trials} trials: some would have nothing to try")
         return self

@@ -18,7 +18,7 @@ _TAKING_OVER: Final = frozenset({"SHADOW", "CANARY", "PROMOTING", "DONE"})
 """A version that was taken back is no cause any more."""
 LIMITS: Final = ("rate", "concurrency")
 """Of a tenant, at the gateway."""
-_HEAVY: Final = frozenset({"train", "compress", "tune", "load", "replay", "task"})
+_HEAVY: Final = frozenset({"train", "search", "compress", "tune", "load", "replay", "task"})
 """Jobs that take cores, memory and disk from others."""
 
 

@@ -62,6 +62,26 @@ def plan_train(
         )
     known = champion(model)
     serving = snapshot.find(tenant, "version", f"{target}:{known}") if known else None
+    searching = int((spec["train"].get("search") or {}).get("parallel", 1))
+    first = [job.name for job in jobs]
+    jobs += [
+        new_job(
+            snapshot,
+            app,
+            kind="search",
+            target=target,
+            name=f"{run}-search-{index}",
+            lane=f"search/{run}-{index}",
+            params=params,
+            inputs={"study": run},
+            needs=first,
+            tables=(source,),
+            parent=f"operation/{run}",
+            index=index,
+            runs_code=True,
+        )
+        for index in (range(searching) if searching > 1 else ())
+    ]
     jobs.append(
         new_job(
             snapshot,
@@ -74,6 +94,7 @@ def plan_train(
             inputs={
                 "champion": dict(serving.spec) if serving is not None else None,
                 "champion_proof": proof_of(serving) if serving is not None else None,
+                **({"study": run} if searching > 1 else {}),
             },
             needs=[j.name for j in jobs],
             tables=(source,),

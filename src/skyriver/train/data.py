@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +12,9 @@ from numpy.typing import NDArray
 from skyriver.core.curves import Tell, untold
 from skyriver.core.spec_augment import AugmentSpec
 from skyriver.train.search.watch import Predict, Watch
+
+if TYPE_CHECKING:
+    import lightgbm
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,9 +40,14 @@ class TrainingData:
     augment: tuple[AugmentSpec, ...] = ()
     """As declared; `ctx.steps` does it by itself."""
 
+    datasets: dict[tuple[tuple[str, Any], ...], lightgbm.Dataset] = field(
+        default_factory=dict, repr=False, compare=False
+    )
+    """LightGBM's, by their parameters: trials of the same rows have the same ones."""
+
     def __reduce__(self) -> tuple[Any, ...]:
         """In another process nobody listens, and nobody looks."""
-        alone = {"tell": untold, "watch": Watch()}
+        alone = {"tell": untold, "watch": Watch(), "datasets": {}}
         given = (alone.get(one.name, getattr(self, one.name)) for one in fields(self))
         return type(self), tuple(given)
 
@@ -76,6 +84,17 @@ class TrainingData:
         because others are better, or it gets no better, or it was best there. `predict`: what the model says by now of
         rows float32 (m, f): scores (m,). Without a search it is never enough."""
         return self.watch.enough(step, predict)
+
+    def dataset(self, **params: Any) -> lightgbm.Dataset:
+        """x, y and the weights as `lightgbm.train` takes them, put into bins once for all trials of a search. `params`:
+        LightGBM's that concern the bins, as max_bin. It has no values of its own any more, so it cannot be changed."""
+        import lightgbm
+
+        known = tuple(sorted(params.items()))
+        if known not in self.datasets:
+            terms = {"feature_pre_filter": False, "verbose": -1, **params}  # other trials have another min_data_in_leaf
+            self.datasets[known] = lightgbm.Dataset(self.x, self.y, weight=self.weights, params=terms)
+        return self.datasets[known]
 
     @property
     def early_stopping(self) -> Callable[[Any], None]:

@@ -7,7 +7,7 @@ import json
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -100,10 +100,10 @@ def train(
             code="NOT_TRAINABLE",
             next_action="`skyriver deploy` takes a changed file in.",
         )
-    progress("split", 0, 0)
-    split = split_rows(spec.train, rows, delay_us, validate=validates(spec, delay_us))
-    fitting = _Fitting(spec.train, rows, split, fit, seed)
+    fitting = _fitting(spec, spec.train, rows, fit, delay_us, seed, progress)
+    split = fitting.split
     found = None if look is None else look(fitting, delay_us, params, progress)
+    fitting.forget()
     if found is not None:
         params, fitting.watch = {**params, **found.best.params}, found.watch
     progress("fit", 0, len(split.train))
@@ -155,6 +155,36 @@ def train(
     )
 
 
+def take_part(
+    spec: ModelSpec,
+    rows: Rows,
+    fit: Callable[[TrainingData], Any],
+    *,
+    delay_us: int | None,
+    params: Mapping[str, Any],
+    seed: int,
+    progress: Progress,
+    look: Look,
+) -> None:
+    """Trials of the search of such a training, until there are none to do any more. Raises what `train` does."""
+    assert spec.train is not None
+    look.take_part(_fitting(spec, spec.train, rows, fit, delay_us, seed, progress), delay_us, params, progress)
+
+
+def _fitting(
+    spec: ModelSpec,
+    training: TrainSpec,
+    rows: Rows,
+    fit: Callable[[TrainingData], Any],
+    delay_us: int | None,
+    seed: int,
+    progress: Progress,
+) -> _Fitting:
+    progress("split", 0, 0)
+    split = split_rows(training, rows, delay_us, validate=validates(spec, delay_us))
+    return _Fitting(training, rows, split, fit, seed)
+
+
 class _Fitting:
     """The user's function on some of the rows."""
 
@@ -164,11 +194,16 @@ class _Fitting:
         self.spec, self.rows, self.split, self.seed = spec, rows, split, seed
         self.watch = Watch()
         self._fit = fit
+        self._kept: tuple[NDArray[np.int64], Cleaning, TrainingData] | None = None
 
     def __call__(self, part: NDArray[np.int64], params: Mapping[str, Any], watch: Watch) -> Predict:
-        """What the model that it gives says of raw rows."""
-        cleaning = fit_cleaning(self.spec.clean, take(self.rows.x, part))
-        model = _call(self.spec, self._fit, self.data(part, params, cleaning, watch))
+        """What the model that it gives says of raw rows. The data of the part that was asked for last is kept."""
+        if self._kept is None or self._kept[0] is not part:
+            self._kept = None  # before the next ones are made
+            made = fit_cleaning(self.spec.clean, take(self.rows.x, part))
+            self._kept = part, made, self.data(part, {}, made, Watch())
+        _, cleaning, data = self._kept
+        model = _call(self.spec, self._fit, replace(data, params=dict(params), watch=watch))
         fitted = Export(cleaning, self.rows.names, self.spec.function, compress=False).recognised(model)
 
         def predict(x: NDArray[np.float32]) -> NDArray[np.float64]:
@@ -184,6 +219,10 @@ class _Fitting:
                 ) from error
 
         return predict
+
+    def forget(self) -> None:
+        """What it keeps of the rows."""
+        self._kept = None
 
     def data(
         self, part: NDArray[np.int64], params: Mapping[str, Any], cleaning: Cleaning, watch: Watch, tell: Tell = untold

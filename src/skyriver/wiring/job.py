@@ -27,6 +27,7 @@ REPORT_EVERY_SECONDS = 0.1
 WORK: Mapping[str, str] = {
     "load": "load",
     "materialise": "materialise",
+    "search": "search",
     "train": "train",
     "compress": "compress",
     "import": "take_in",

@@ -45,6 +45,13 @@ def test_specifications_without_it_stay_as_they_were() -> None:
     assert not {"beats_baseline", "max_gap"} & told["gate"].keys()
 
 
+def test_several_at_a_time_are_told_only_where_there_are_several() -> None:
+    spec = sr.Search({"a": sr.Int(1, 9)}, parallel=3).spec
+    assert (spec.parallel, spec.trials) == (3, 50)
+    assert SearchSpec.model_validate(spec.to_json()) == spec
+    assert "parallel" not in sr.Search({"a": sr.Int(1, 9)}).spec.to_json()
+
+
 def _space(**space: Any) -> Callable[[], object]:
     return lambda: sr.Search(space, trials=3)
 
@@ -55,6 +62,11 @@ def _space(**space: Any) -> Callable[[], object]:
         (_space(a=sr.Int(8, 4)), "BAD_SEARCH", "low=8 is not below high=4"),
         (_space(a=sr.Float(0, 1, log=True)), "BAD_SEARCH", "log=True needs low above 0"),
         (_space(a=sr.Float(float("nan"), 1)), "BAD_SEARCH", "no finite number"),
+        *(
+            (lambda n=n: sr.Search({"a": sr.Int(1, 9)}, parallel=n), "BAD_SEARCH", "parallel")
+            for n in (0, -1, 65, 2.5, "two", True, None)
+        ),
+        (lambda: sr.Search({"a": sr.Int(1, 9)}, trials=4, parallel=8), "BAD_SEARCH", "some would have nothing to try"),
         (_space(a=sr.Int(1.5, 2)), "BAD_SEARCH", "1.5 is no whole number"),  # type: ignore[arg-type]
         (_space(a=sr.Choice("x", "x")), "BAD_SEARCH", "are not two or more different values"),
         (_space(a=sr.Int(1, 10**400)), "BAD_SEARCH", "no number that a float of 64 bits holds exactly"),

@@ -1,5 +1,9 @@
 import json
 import math
+import subprocess
+import sys
+import threading
+import time
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import date
@@ -15,14 +19,15 @@ from skyriver.core.errors import InvalidInput, JobFailed
 from skyriver.core.prices import CORE, Prices
 from skyriver.core.resources import Limits
 from skyriver.core.spec import SearchSpec, TrainSpec
-from skyriver.train.search.budget import Budget
+from skyriver.train.data import TrainingData
+from skyriver.train.search.budget import Budget, Spent
 from skyriver.train.search.halving import goes_on, is_rung
 from skyriver.train.search.journal import Journal
 from skyriver.train.search.looking import Look
 from skyriver.train.search.sampling import Sampler
-from skyriver.train.search.study import Found, HeldOut, judge_of, search
+from skyriver.train.search.study import Found, HeldOut, Searching, judge_of
 from skyriver.train.search.trial import Trial
-from skyriver.train.search.watch import PATIENCE, Predict, Trying, Until, Watch
+from skyriver.train.search.watch import PATIENCE, Predict, Pruned, Trying, Until, Watch
 from skyriver.train.split import Rows, Split
 
 SPACE: dict[str, Any] = {"rate": sr.Float(0.001, 1.0, log=True), "leaves": sr.Int(2, 64), "kind": sr.Choice("a", "b")}
@@ -54,8 +59,8 @@ FOREST = {"boosting": "rf", "bagging_freq": 1, "bagging_fraction": 0.5}
 class _Clock:
     """A second each time it is looked at."""
 
-    def __init__(self) -> None:
-        self.now = 0.0
+    def __init__(self, now: float = 0.0) -> None:
+        self.now = now
 
     def __call__(self) -> float:
         self.now += 1.0
@@ -67,9 +72,9 @@ def _search(folder: Path, spec: SearchSpec | None = None, fit: Any = _fit, seed:
     journal = Journal(folder / "trials.jsonl", {"space": spec.to_json()["space"], "seed": seed})
     budget = changes.pop("budget", None) or Budget.of(spec, None, Limits())
     rows = np.zeros((len(LABELS), 1), np.float32)
-    told: dict[str, Any] = {"clock": _Clock(), "progress": lambda *_: None}
-    held_out = HeldOut(rows, rows, LABELS, 1_000)
-    return search(spec, spec.space, budget, held_out, fit, journal, seed=seed, **{**told, **changes})
+    held_out, clock = HeldOut(rows, rows, LABELS, 1_000), changes.pop("clock", None) or _Clock()
+    searching = Searching(spec, spec.space, budget, held_out, fit, journal, seed, clock, lambda *_: None, **changes)
+    return searching.found(searching.run())
 
 
 def test_finds_what_is_near_the_best_and_cuts_what_is_not(tmp_path: Path) -> None:
@@ -139,7 +144,8 @@ def test_a_line_that_was_cut_short_is_a_trial_that_was_not_done(tmp_path: Path) 
     path.write_bytes(path.read_bytes()[:-9])
     journal = Journal(path, {"space": _spec().to_json()["space"], "seed": 1})
     assert [trial.number for trial in journal.trials] == list(range(11))
-    journal.add(Trial(11, {"rate": 0.1}, "failed", None, 1.0, error="no"))
+    with journal.turn():
+        journal.add(Trial(11, {"rate": 0.1}, "failed", None, 1.0, error="no"))
     again = Journal(path, {"space": _spec().to_json()["space"], "seed": 1})
     assert len(again.trials) == 12
     assert not again.begun_anew
@@ -153,7 +159,7 @@ def test_another_space_begins_anew(tmp_path: Path) -> None:
 
 
 GOOD = {"number": 0, "params": {"a": 1}, "state": "complete", "value": 0.5, "seconds": 1.0, "step": 0, "looks": [],
-        "error": ""}  # fmt: skip
+        "error": "", "at": 0.0}  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -283,7 +289,7 @@ def test_time_counts_what_was_used_before(tmp_path: Path) -> None:
     used = sum(
         t.seconds for t in Journal(tmp_path / "trials.jsonl", {"space": spec.to_json()["space"], "seed": 1}).trials
     )
-    found = _search(tmp_path, budget=Budget(seconds=used + 0.5), fit=None)
+    found = _search(tmp_path, budget=Budget(seconds=used - 0.5), fit=None, clock=_Clock(1_000))
     assert len(found.trials) == 3
 
 
@@ -291,8 +297,8 @@ def test_a_budget_of_money_is_time_at_the_price_of_what_is_reserved() -> None:
     prices = Prices("here", date(2026, 1, 1), "EUR", {CORE: Decimal("0.36")})
     budget = Budget.of(_spec(trials=None, money="0.01 EUR"), prices, Limits(cpus=1))
     assert budget.per_second == Decimal("0.0001")
-    assert budget.ended([], 99.0) == ""
-    assert budget.ended([], 100.0) == "0.01 EUR"
+    assert budget.over(Spent(10.0, 99.0)) == ""
+    assert budget.over(Spent(10.0, 100.0)) == "0.01 EUR"
 
 
 @pytest.mark.parametrize(
@@ -307,8 +313,120 @@ def test_money_that_is_no_limit_is_refused(currency: str, price: str, why: str) 
 
 def test_patience() -> None:
     trials = [Trial(i, {}, "complete", value, 1.0) for i, value in enumerate([0.1, 0.5, 0.4, 0.3])]
-    assert Budget(patience=3).ended(trials, 0) == ""
-    assert Budget(patience=2).ended(trials, 0) == "2 trials in a row that were not better"
+    assert Budget(patience=3).ended(4, trials, Spent(0, 0)) == ""
+    assert Budget(patience=2).ended(4, trials, Spent(0, 0)) == "2 trials in a row that were not better"
+
+
+def test_time_of_several_at_once_is_theirs_together_and_each_is_paid() -> None:
+    assert Spent.of([]) == Spent(0.0, 0.0)
+    assert Spent.of([(5.0, 9.0), (0.0, 4.0), (1.0, 3.0), (3.0, 6.0)]) == Spent(9.0, 13.0)
+
+
+class _Killed(BaseException):
+    pass
+
+
+def _several(folder: Path, members: int, luck: int, *, kill: bool = False, at_once: int = 3) -> Found:
+    """Members in threads that take their turns in an order that `luck` shuffles; one that is killed leaves its trial,
+    and another takes its place."""
+    spec, rows = _spec(trials=30), np.zeros((len(LABELS), 1), np.float32)
+    random, left, names = np.random.default_rng(luck), [7 if kill else -1], iter(range(1_000))
+    lock, dead = threading.Lock(), set()
+
+    def member() -> None:
+        name = str(next(names))
+        journal = Journal(folder / "trials.jsonl", {}, name)
+        journal.is_left = lambda begun: begun.by in dead  # type: ignore[method-assign]  # threads share their locks
+
+        def fit(params: Mapping[str, Any], watch: Watch) -> Predict:
+            with lock:
+                left[0] -= 1
+                pause = random.random() / 300
+                if left[0] == 0:
+                    dead.add(name)
+                    raise _Killed
+            time.sleep(pause)
+            return _fit(params, watch)
+
+        searching = Searching(
+            spec, spec.space, Budget(trials=30), HeldOut(rows, rows, LABELS, 1_000), fit, journal, 1, time.time,
+            lambda *_: None, at_once, lambda seconds: time.sleep(0.002)
+        )  # fmt: skip
+        try:
+            searching.run()
+        except _Killed:
+            member()
+
+    threads = [threading.Thread(target=member) for _ in range(members)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    last = Journal(folder / "trials.jsonl", {}, "last")
+    held_out = HeldOut(rows, rows, LABELS, 1_000)
+    searching = Searching(
+        spec, spec.space, Budget(trials=30), held_out, _fit, last, 1, time.time, lambda *_: None, at_once
+    )
+    return searching.found(searching.run())
+
+
+def test_the_same_trials_whoever_does_them_and_whoever_is_killed(tmp_path: Path) -> None:
+    alone = _several(tmp_path / "0", 0, 0)
+    for number, (members, kill) in enumerate([(1, True), (3, False), (3, True), (2, True)], 1):
+        found = _several(tmp_path / str(number), members, number, kill=kill)
+        assert [(t.number, t.params, t.state, t.value, t.looks) for t in found.trials] == [
+            (t.number, t.params, t.state, t.value, t.looks) for t in alone.trials
+        ]
+    assert {t.state for t in alone.trials} == {"complete", "pruned"}
+    assert len(alone.trials) == 30
+
+
+def test_who_waits_for_a_trial_that_never_ends_ends_itself(tmp_path: Path) -> None:
+    waited: list[float] = []
+    journal = Journal(tmp_path / "trials.jsonl", {}, "mine")
+    journal.is_left = lambda begun: False  # type: ignore[method-assign]  # somebody hangs
+    with journal.turn():
+        journal.begin(0, {"rate": 0.1, "leaves": 2, "kind": "a"}, 0.0)
+    rows, spec = np.zeros((len(LABELS), 1), np.float32), _spec(trials=30)
+    held_out = HeldOut(rows, rows, LABELS, 1_000)
+    searching = Searching(
+        spec, spec.space, Budget(trials=30), held_out, _fit, journal, 1, time.time, lambda *_: None, 2, waited.append
+    )
+    assert "does not tell anything" in searching.run()
+    assert [trial.number for trial in journal.trials] == [1, 2, 3], "as far as they do not depend on it"
+    assert 599 < sum(waited) < 601
+
+
+def test_a_process_that_is_killed_leaves_its_trial(tmp_path: Path) -> None:
+    path = tmp_path / "trials.jsonl"
+    code = (
+        "import sys, time; from pathlib import Path; from skyriver.train.search.journal import Journal\n"
+        f"journal = Journal(Path({str(path)!r}), {{}}, 'other')\n"
+        "with journal.turn(): journal.begin(0, {'a': 1}, 0.0)\n"
+        "print('begun', flush=True); time.sleep(600)"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None
+        other.stdout.readline()
+        journal = Journal(path, {}, "mine")
+        with journal.turn():
+            assert not journal.is_left(journal.begun[0])
+        other.kill()
+        other.wait()
+        with journal.turn():
+            assert journal.is_left(journal.begun[0])
+
+
+def test_trials_of_a_run_before_are_taken_over_where_they_are_of_the_same(tmp_path: Path) -> None:
+    done = Trial(0, {"a": 1}, "complete", 0.5, 1.0)
+    for name, of in (("same", {"seed": 1}), ("other", {"seed": 2})):
+        journal = Journal(tmp_path / name, of)
+        with journal.turn():
+            journal.begin(1, {"a": 2}, 0.0)
+            journal.add(done)
+    before = [tmp_path / "other", tmp_path / "same"]
+    assert Journal(tmp_path / "new", {"seed": 1}, before=before).trials == [done]
+    assert not Journal(tmp_path / "another", {"seed": 3}, before=before).trials
 
 
 def test_halving_keeps_the_best_third() -> None:
@@ -406,6 +524,38 @@ def test_a_lucky_look_is_not_the_best() -> None:
     for step in range(1, 9):
         watch.enough(step, lambda x: [0.0])
     assert watch.best == (6, pytest.approx((0.7 + 0.72 + 0.7) / 3))
+
+
+def test_what_is_cut_short_makes_no_model() -> None:
+    import lightgbm
+
+    luck = np.random.default_rng(0)
+    x = luck.normal(size=(300, 3)).astype(np.float32)
+    data = TrainingData(x, (x[:, 0] > 0).astype(np.float32), ("a", "b", "c"), np.zeros(300, np.int64))
+    watch = Trying(x[:100], judge_of("auc", data.y[:100]), lambda looks, value: looks < 3)
+    data = replace(data, watch=watch)
+    with pytest.raises(Pruned):
+        lightgbm.train({"objective": "binary", "verbose": -1}, data.dataset(), 500, callbacks=[data.early_stopping])
+    assert (watch.pruned, len(watch.looks)) == (True, 3)
+
+
+def test_trials_of_the_same_rows_have_one_dataset() -> None:
+    import lightgbm
+
+    luck = np.random.default_rng(0)
+    x = luck.normal(size=(300, 2)).astype(np.float32)
+    weights = luck.random(300).astype(np.float32)
+    data = TrainingData(x, (x[:, 0] > 0).astype(np.float32), ('a "b"', "c"), np.zeros(300, np.int64), weights=weights)
+    other = replace(data, params={"leaf": 7})
+    assert data.dataset() is other.dataset()
+    assert data.dataset(max_bin=15) is not data.dataset()
+    terms = {"objective": "binary", "verbose": -1, "num_threads": 1}
+    for leaf in (50, 3, 20):
+        own = lightgbm.Dataset(x, data.y, weight=weights, params={"feature_pre_filter": False})
+        models = [lightgbm.train({**terms, "min_data_in_leaf": leaf}, rows, 5) for rows in (data.dataset(), own)]
+        np.testing.assert_array_equal(models[0].predict(x), models[1].predict(x))
+    with pytest.raises(lightgbm.basic.LightGBMError, match="Cannot change max_bin"):
+        lightgbm.train({**terms, "max_bin": 15}, data.dataset(), 5)
 
 
 def test_trees_end_where_they_get_no_better() -> None:

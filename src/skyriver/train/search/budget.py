@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 
@@ -41,17 +42,47 @@ class Budget:
                 )
         return cls(spec.trials, spec.seconds, spec.money, spec.currency, per_second, spec.patience)
 
-    def ended(self, trials: Sequence[Trial], seconds: float) -> str:
-        """Why nothing more is tried after `trials` in `seconds`; "" where it goes on."""
-        if self.trials and len(trials) >= self.trials:
+    def ended(self, begun: int, known: Sequence[Trial], spent: Spent) -> str:
+        """Why nothing more is tried where so many trials have `begun`, of which the first ones are `known`; "" where it
+        goes on."""
+        if self.trials and begun >= self.trials:
             return f"{self.trials:,} trials"
-        if self.seconds and seconds >= self.seconds:
-            return f"{self.seconds / 60:g} minutes"
-        if self.money and self.per_second * Decimal(seconds) >= self.money:
-            return f"{self.money:f} {self.currency}"
-        if self.patience and _not_better(trials) >= self.patience:
+        if over := self.over(spent):
+            return over
+        if self.patience and _not_better(known) >= self.patience:
             return f"{self.patience:,} trials in a row that were not better"
         return ""
+
+    @property
+    def timed(self) -> bool:
+        return bool(self.seconds or self.money)
+
+    def over(self, spent: Spent) -> str:
+        """Which limit of time or money is reached; "": none."""
+        if self.seconds and spent.seconds >= self.seconds:
+            return f"{self.seconds / 60:g} minutes"
+        if self.money and self.per_second * Decimal(spent.paid) >= self.money:
+            return f"{self.money:f} {self.currency}"
+        return ""
+
+
+@dataclass(frozen=True, slots=True)
+class Spent:
+    """`seconds` in which anything was tried, and those that are `paid`: of two trials at a time each is."""
+
+    seconds: float
+    paid: float
+
+    @classmethod
+    def of(cls, stretches: Iterable[tuple[float, float]]) -> Spent:
+        """From when to when something was tried."""
+        seconds = paid = 0.0
+        until = -math.inf
+        for start, end in sorted(stretches):
+            paid += max(0.0, end - start)
+            seconds += max(0.0, end - max(start, until))
+            until = max(until, end)
+        return cls(seconds, paid)
 
 
 def _not_better(trials: Sequence[Trial]) -> int:

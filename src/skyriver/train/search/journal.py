@@ -1,47 +1,187 @@
-"""Trials that are done, in a file of their own: a job that is killed goes on with those that it has.
+"""Trials that are done and under way, in a file of their own: a job that is killed goes on with those that it has, and
+several that search together hear of each other by it.
 
-A line a trial, of JSON, synced before the next one begins. A line that was cut short is a trial that was not done: the
-file is cut there, and the trial is done again. The first line says of what the trials are; where that is something else
-(another space, other rows), or where a line is no trial of this format, the file begins anew.
+A line a trial, of JSON, synced before the next one begins, and a line for each that begins. Who writes has the file's
+lock; a line that was cut short is a trial that was not done: the file is cut there, and the trial is done again. The
+first line says of what the trials are; where that is something else (another space, other rows), or where a line is of
+no such form, the file begins anew. A trial that began is somebody's for as long as that one's process holds the lock of
+a file with its name, which goes with the process however it ends.
 """
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from skyriver.core.errors import Unavailable
+from skyriver.core.spec_search import Value
 from skyriver.data.folders import replace_file
 from skyriver.train.search.trial import Trial
 
-FORMAT: Final = 2
+FORMAT: Final = 3
 """Of the lines. Another one begins anew."""
 CUT: Final = object()
 """What a line says that was cut short."""
+LOCK_S: Final = 60.0
+"""Who holds the lock for so long hangs: it is held for some milliseconds."""
+_LOOK_S: Final = 0.005
+
+
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """A trial under way: since when (`at`, seconds), and by whom."""
+
+    number: int
+    params: Mapping[str, Value]
+    at: float
+    by: str
 
 
 class Journal:
-    """`of`: what trials depend on beside their parameters. Raises Unavailable (DISK) where it cannot be kept."""
+    """`of`: what trials depend on beside their parameters; `member`: the name of who writes here, other than those of
+    all others who write; `before`: journals whose trials are taken over where they are of the same. Raises Unavailable
+    (DISK where it cannot be kept, STUDY_BUSY)."""
 
-    def __init__(self, path: Path, of: Mapping[str, Any]) -> None:
-        self._path = path
+    def __init__(
+        self,
+        path: Path,
+        of: Mapping[str, Any],
+        member: str = "0",
+        *,
+        before: Iterable[Path] = (),
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self._path, self._member, self._sleep = path, member, sleep
         self.trials: list[Trial] = []
+        """Those that are done, by their numbers."""
+        self.begun: dict[int, Begun] = {}
+        """Those that are not."""
         self.begun_anew = ""
         """What differs from the file that was there; "" where nothing was, or nothing does."""
         head = json.dumps({"format": FORMAT, "of": of}, sort_keys=True).encode()
-        try:
+        with self._failing():
             path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
-            kept = [head, *self._kept(lines, of)]
-            replace_file(path, b"".join(line + b"\n" for line in kept))
+            with self._locked():
+                self._mine = os.open(self._file_of(member), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+                with suppress(OSError):  # of this very process
+                    fcntl.lockf(self._mine, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if not path.exists():
+                    _take_over(path, head, before)
+                lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
+                kept = self._kept(lines, of)
+                if kept:
+                    self._read = sum(len(line) + 1 for line in kept)
+                    os.truncate(path, self._read)
+                else:
+                    replace_file(path, head + b"\n")
+                    self._read = len(head) + 1
+
+    @contextmanager
+    def turn(self) -> Iterator[None]:
+        """While it is open nobody else writes, and `trials` and `begun` are all there are."""
+        with self._failing(), self._locked():
+            self.refresh()
+            os.truncate(self._path, self._read)
+            yield
+
+    def refresh(self) -> None:
+        """Takes in what others wrote by now."""
+        with self._failing(), self._path.open("rb") as file:
+            file.seek(self._read)
+            told = file.read()
+        whole = told[: told.rfind(b"\n") + 1]
+        self._read += len(whole)
+        for line in whole.split(b"\n")[:-1]:
+            with suppress(ValueError):
+                self._take(_loaded(line))
+
+    def begin(self, number: int, params: Mapping[str, Value], at: float) -> None:
+        """Within a turn: this one is ours."""
+        begun = Begun(number, params, at, self._member)
+        self._write({"begun": asdict(begun)}, synced=False)
+        self.begun[number] = begun
+
+    def add(self, trial: Trial) -> None:
+        """Kept, once it returns. Within a turn."""
+        self._write(trial.to_json(), synced=True)
+        self._take(trial.to_json())
+
+    def is_left(self, begun: Begun) -> bool:
+        """Whether nobody goes on with it. Within a turn."""
+        if begun.by == self._member:
+            return True
+        try:
+            found = os.open(self._file_of(begun.by), os.O_RDWR | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return True
+        try:
+            fcntl.lockf(found, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            return False
+        finally:
+            os.close(found)
+        return True
+
+    def close(self) -> None:
+        """Who wrote here is gone."""
+        os.close(self._mine)
+        self._file_of(self._member).unlink(missing_ok=True)
+
+    def _file_of(self, member: str) -> Path:
+        return self._path.with_name(f"{self._path.name}.{member}.here")
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        lock = os.open(self._path.with_name(f"{self._path.name}.lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            ends = time.monotonic() + LOCK_S
+            while True:
+                try:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    if time.monotonic() > ends:
+                        raise Unavailable(
+                            f"Somebody has held the trials of the search for {LOCK_S:.0f} s.",
+                            code="STUDY_BUSY",
+                            where=str(self._path),
+                            next_action="It is tried again; where a job of this search is stopped, end it.",
+                        ) from None
+                    self._sleep(_LOOK_S)
+            yield
+        finally:
+            os.close(lock)
+
+    @contextmanager
+    def _failing(self) -> Iterator[None]:
+        try:
+            yield
         except OSError as error:
-            raise self._failed(error) from error
+            raise Unavailable(
+                f"The trials of the search cannot be kept: {error.strerror}.",
+                code="DISK",
+                where=str(self._path),
+                next_action="Make room on the disk; the search then goes on with the trials that are kept.",
+            ) from error
+
+    def _write(self, told: Mapping[str, Any], *, synced: bool) -> None:
+        line = json.dumps(told).encode() + b"\n"
+        with self._failing(), self._path.open("ab") as file:
+            file.write(line)
+            file.flush()
+            if synced:
+                os.fsync(file.fileno())
+        self._read += len(line)
 
     def _kept(self, lines: Sequence[bytes], of: Mapping[str, Any]) -> Sequence[bytes]:
-        """Those lines whose trials go on, as they are in `trials` then."""
+        """Those lines whose trials go on, as they are in `trials` and `begun` then, with the first one."""
         if not lines:
             return ()
         head = _loaded(lines[0])
@@ -55,32 +195,45 @@ class Journal:
         for place, line in enumerate(lines[1:], 1):
             told = _loaded(line)
             if told is CUT:
-                return lines[1:place]
+                return lines[:place]
             try:
-                self.trials.append(Trial.of_json(told))
+                self._take(told)
             except ValueError:  # of another release, or changed by hand: what else of it is so nobody knows
-                self.trials, self.begun_anew = [], f"the form of line {place + 1}"
+                self.trials, self.begun, self.begun_anew = [], {}, f"the form of line {place + 1}"
                 return ()
-        return lines[1:]
+        return lines
 
-    def add(self, trial: Trial) -> None:
-        """Kept, once it returns."""
-        try:
-            with self._path.open("ab") as file:
-                file.write(json.dumps(trial.to_json()).encode() + b"\n")
-                file.flush()
-                os.fsync(file.fileno())
-        except OSError as error:
-            raise self._failed(error) from error
-        self.trials.append(trial)
+    def _take(self, told: Any) -> None:
+        """Raises ValueError where a line says neither."""
+        if isinstance(told, dict) and told.keys() == {"begun"}:
+            begun = _begun(told["begun"])
+            if all(trial.number != begun.number for trial in self.trials):
+                self.begun[begun.number] = begun
+            return
+        trial = Trial.of_json(told)
+        if all(done.number != trial.number for done in self.trials):
+            self.trials.append(trial)
+            self.trials.sort(key=lambda done: done.number)
+            self.begun.pop(trial.number, None)
 
-    def _failed(self, error: OSError) -> Unavailable:
-        return Unavailable(
-            f"The trials of the search cannot be kept: {error.strerror}.",
-            code="DISK",
-            where=str(self._path),
-            next_action="Make room on the disk; the search then goes on with the trials that are kept.",
-        )
+
+def _take_over(path: Path, head: bytes, before: Iterable[Path]) -> None:
+    """The trials that are done of the newest one that is of the same."""
+    for other in sorted(before, key=lambda other: other.stat().st_mtime, reverse=True):
+        first, *lines = other.read_bytes().split(b"\n")[:-1] or [b""]
+        if first == head:
+            done = [line for line in lines if not line.startswith(b'{"begun"')]
+            replace_file(path, b"".join(line + b"\n" for line in (head, *done)))
+            return
+
+
+def _begun(told: Any) -> Begun:
+    kinds = {"number": int, "params": dict, "at": float | int, "by": str}
+    if not isinstance(told, dict) or told.keys() != kinds.keys():
+        raise ValueError("a trial that began has other fields")
+    if not all(isinstance(told[name], kind) for name, kind in kinds.items()) or "/" in told["by"]:
+        raise ValueError("a field of a trial that began holds something else")
+    return Begun(**told)
 
 
 def _loaded(line: bytes) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Protocol
@@ -21,7 +21,7 @@ from skyriver.train.evaluate import take
 from skyriver.train.holdout import hold_out
 from skyriver.train.search.budget import Budget
 from skyriver.train.search.journal import Journal
-from skyriver.train.search.study import Found, HeldOut, open_space, search
+from skyriver.train.search.study import Found, HeldOut, Searching, open_space
 from skyriver.train.search.watch import Predict, Watch
 from skyriver.train.split import Rows, Split
 
@@ -42,60 +42,87 @@ class Fitting(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """Trials are kept in the file `journal` until `done`; `of`: what they depend on beside rows, space and seed."""
+    """Trials are kept in the file `journal` until `done`; `of`: what they depend on beside rows, space and seed. With
+    several at once each has a name, `member`, of its own; the last one, who comes when the others are done, concludes.
+    """
 
     budget: Budget
     journal: Path
     of: Mapping[str, Any] = field(default_factory=dict)
-    clock: Callable[[], float] = time.monotonic
+    clock: Callable[[], float] = time.time
+    member: str = "0"
+    others: Callable[[], Iterable[Path]] = tuple
+    """Journals of before: trials of one that is of the same are taken over."""
 
     def __call__(
         self, fitting: Fitting, delay_us: int | None, params: Mapping[str, Any], progress: Progress
     ) -> Found | None:
         """None where nothing is left to search, for all parameters are given. Raises InvalidInput (see `hold_out`),
         JobFailed (TRIALS_FAILED)."""
-        spec, rows, split = fitting.spec.search, fitting.rows, fitting.split
-        if spec is None or not (space := open_space(spec, params)):
+        searching = self._searching(fitting, delay_us, params, progress)
+        if searching is None:
             return None
-        learned, judging = hold_out(fitting.spec, rows, split, delay_us)
-        x, labels = take(rows.x, judging), take(split.labels, judging)
-        cleaned = fit_cleaning(fitting.spec.clean, take(rows.x, learned)).apply(x)
-        journal = Journal(
-            self.journal,
-            {
-                **self.of,
-                "space": [each.to_json() for each in space],
-                "metric": spec.metric,
-                "parameters": dict(params),
-                "seed": fitting.seed,
-                "rows": [_digest(rows, split.labels, part) for part in (learned, judging)],
-            },
-        )
-        if journal.begun_anew:
-            print(f"search: begins anew, for these are not those of before: {journal.begun_anew}", file=sys.stderr)
-        elif journal.trials:
-            print(f"search: goes on after {len(journal.trials)} trials that are done", file=sys.stderr)
         try:
-            found = search(
-                spec,
-                space,
-                self.budget,
-                HeldOut(x, cleaned, labels, len(learned)),
-                lambda chosen, watch: fitting(learned, {**params, **chosen}, watch),
-                journal,
-                seed=fitting.seed,
-                clock=self.clock,
-                progress=progress,
-            )
+            found = searching.found(searching.run())
         except JobFailed:  # nothing came of them: the next run is not to go on with that
             self.done()
             raise
         print(f"search: {found}", file=sys.stderr, flush=True)
         return found
 
+    def take_part(
+        self, fitting: Fitting, delay_us: int | None, params: Mapping[str, Any], progress: Progress
+    ) -> str | None:
+        """Why there is nothing more to do. Raises InvalidInput (see `hold_out`)."""
+        searching = self._searching(fitting, delay_us, params, progress)
+        if searching is None:
+            return None
+        ended = searching.run()
+        searching.journal.close()
+        done = len(searching.journal.trials)
+        print(f"search: nothing more to begin: {ended}; {done} trials are done by now", file=sys.stderr, flush=True)
+        return ended
+
+    def _searching(
+        self, fitting: Fitting, delay_us: int | None, params: Mapping[str, Any], progress: Progress
+    ) -> Searching | None:
+        spec, rows, split = fitting.spec.search, fitting.rows, fitting.split
+        if spec is None or not (space := open_space(spec, params)):
+            return None
+        learned, judging = hold_out(fitting.spec, rows, split, delay_us)
+        x, labels = take(rows.x, judging), take(split.labels, judging)
+        cleaned = fit_cleaning(fitting.spec.clean, take(rows.x, learned)).apply(x)
+        of = {
+            **self.of,
+            "space": [each.to_json() for each in space],
+            "metric": spec.metric,
+            "parameters": dict(params),
+            "seed": fitting.seed,
+            "rows": [_digest(rows, split.labels, part) for part in (learned, judging)],
+            **({"at once": spec.parallel} if spec.parallel > 1 else {}),
+        }
+        journal = Journal(self.journal, of, self.member, before=self.others())
+        if journal.begun_anew:
+            print(f"search: begins anew, for these are not those of before: {journal.begun_anew}", file=sys.stderr)
+        elif journal.trials:
+            print(f"search: goes on after {len(journal.trials)} trials that are done", file=sys.stderr, flush=True)
+        return Searching(
+            spec,
+            space,
+            self.budget,
+            HeldOut(x, cleaned, labels, len(learned)),
+            lambda chosen, watch: fitting(learned, {**params, **chosen}, watch),
+            journal,
+            fitting.seed,
+            self.clock,
+            progress,
+            spec.parallel,
+        )
+
     def done(self) -> None:
         """What came of the trials is kept elsewhere."""
-        self.journal.unlink(missing_ok=True)
+        for path in self.journal.parent.glob(f"{self.journal.name}*"):
+            path.unlink(missing_ok=True)
 
 
 def _digest(rows: Rows, labels: NDArray[np.float32], part: NDArray[np.int64]) -> str:

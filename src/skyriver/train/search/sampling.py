@@ -61,6 +61,10 @@ class Sampler:
                 break
         return params
 
+    def skip(self, params: Mapping[str, Value]) -> None:
+        """These are tried by somebody: others are wanted."""
+        self._tried.add(self._key(params))
+
     def tell(self, trial: Trial) -> None:
         self._tried.add(self._key(trial.params))
         if trial.value is None:

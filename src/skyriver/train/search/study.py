@@ -1,11 +1,13 @@
-"""A search: trials one after the other until the budget is spent, the best of which is fitted on all rows."""
+"""A search: trials until the budget is spent, the best of which is fitted on all rows."""
 
 from __future__ import annotations
 
 import math
 import sys
+import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -17,15 +19,20 @@ from skyriver.core.jobs import Progress
 from skyriver.core.spec import ParameterSpec, SearchSpec
 from skyriver.core.spec_search import LOWER_IS_BETTER, Value
 from skyriver.train import metrics as measure
-from skyriver.train.search.budget import Budget
+from skyriver.train.search.budget import Budget, Spent
 from skyriver.train.search.halving import goes_on
-from skyriver.train.search.journal import Journal
+from skyriver.train.search.journal import Begun, Journal
 from skyriver.train.search.sampling import Sampler
 from skyriver.train.search.trial import Trial, best_of
-from skyriver.train.search.watch import Predict, Trying, Until, Watch
+from skyriver.train.search.watch import Predict, Pruned, Trying, Until, Watch
 
 FAILURES: Final = 5
 """Where nothing but failures came of so many trials, more of them would hardly come to anything else."""
+WAIT_S: Final = 0.1
+"""Between two looks whether others are done."""
+LEAST_PATIENCE_S: Final = 600.0
+TIMES_THE_LONGEST: Final = 20
+"""Times the longest trial: who takes longer for one hangs, and is not waited for."""
 _MEASURES: Final = {
     "average_precision": measure.average_precision,
     "auc": measure.roc_auc,
@@ -102,77 +109,162 @@ def open_space(spec: SearchSpec, given: Mapping[str, Any]) -> tuple[ParameterSpe
     return tuple(each for each in spec.space if each.name not in given)
 
 
-def search(
-    spec: SearchSpec,
-    space: Sequence[ParameterSpec],
-    budget: Budget,
-    held_out: HeldOut,
-    fit: Fit,
-    journal: Journal,
-    *,
-    seed: int,
-    clock: Callable[[], float],
-    progress: Progress,
-) -> Found:
-    """`space`: what of the spec's is searched, at least one; `clock`: seconds. Trials of the `journal` count, with the
-    time that they took. Raises JobFailed (TRIALS_FAILED) where every trial failed, with the last one's error."""
-    sampler, judge = Sampler(space, seed, journal.trials), judge_of(spec.metric, held_out.labels)
-    before, begun = sum(trial.seconds for trial in journal.trials), clock()
-    ended = ""
-    while not (ended := budget.ended(journal.trials, before + clock() - begun)):
-        if sampler.exhausted:
-            ended = "the space, every combination of which was tried"
-            break
-        number = len(journal.trials)
-        progress("search", number, budget.trials)
+@dataclass
+class Searching:
+    """One who takes part in a search: trial after trial, each as soon as nobody else has it. Others do the same at the
+    same time, in other processes, and hear of it by the journal.
+
+    `at_once`: how many there may be. Trial k is proposed, and compared, by trials up to k - `back` alone, and begins
+    when these are done: so the same come out, whoever does which and when, and whoever is killed meanwhile.
+    """
+
+    spec: SearchSpec
+    space: Sequence[ParameterSpec]
+    """What of the spec's is searched, at least one."""
+    budget: Budget
+    held_out: HeldOut
+    fit: Fit
+    journal: Journal
+    seed: int
+    clock: Callable[[], float]
+    """Seconds since a time that is everybody's."""
+    progress: Progress
+    at_once: int = 1
+    sleep: Callable[[float], None] = time.sleep
+    _told: int = 0
+    """Trials that the sampler knows."""
+
+    def __post_init__(self) -> None:
+        self._sampler = Sampler(self.space, self.seed)
+        self._judge = judge_of(self.spec.metric, self.held_out.labels)
+
+    @property
+    def back(self) -> int:
+        """Twice as many as there may be: who is ready sooner need not wait for who takes a little longer."""
+        return 2 * self.at_once if self.at_once > 1 else 1
+
+    def run(self) -> str:
+        """Why it ended. Trials of the journal count, with the time that they took."""
+        waits = 0.0
+        while True:
+            with self.journal.turn():
+                found = self._next()
+            if isinstance(found, str):
+                return found
+            if found is not None:
+                self._do(found)
+                waits = 0.0
+                continue
+            waits += WAIT_S
+            if waits > self._patience():
+                return "a trial of somebody who does not tell anything any more"
+            self.sleep(WAIT_S)
+
+    def found(self, ended: str) -> Found:
+        """Raises JobFailed (TRIALS_FAILED) where every trial failed, with the last one's error."""
+        trials = self.journal.trials
+        best = best_of(trials)
+        if best is None:
+            raise JobFailed(
+                f"Each of the {len(trials)} trials failed, the last one so: {trials[-1].error}"
+                if any(trial.state == "failed" for trial in trials)
+                else "No trial came to its end.",
+                code="TRIALS_FAILED",
+                next_action="Correct the function, or narrow the space; the log of the job has every trial.",
+            )
+        judged = len(self.held_out.labels)
+        seconds = self._spent(own=None).seconds
+        return Found(self.spec.metric, best, tuple(trials), ended, seconds, self.held_out.learned, judged)
+
+    def _next(self) -> Begun | str | None:
+        """A trial that is ours now, why there is none any more, or None: there will be one later. Within a turn."""
+        journal = self.journal
+        for begun in sorted(journal.begun.values(), key=lambda begun: begun.number):
+            if journal.is_left(begun):
+                journal.begin(begun.number, begun.params, self.clock())
+                return journal.begun[begun.number]
+        number = len(journal.trials) + len(journal.begun)
+        known = self._known(number)
+        if len(known) < number - self.back + 1:
+            return self.budget.over(self._spent(own=None)) or None
+        for trial in known[self._told :]:
+            self._sampler.tell(trial)
+        self._told = len(known)
+        for params in [each.params for each in journal.trials] + [each.params for each in journal.begun.values()]:
+            self._sampler.skip(params)
+        if ended := self.budget.ended(number, known, self._spent(own=None)):
+            return ended
+        if self._sampler.exhausted:
+            return "the space, every combination of which was tried"
+        if len(known) >= FAILURES and all(trial.state == "failed" for trial in known):
+            return f"{len(known)} trials that failed, and no other"
+        journal.begin(number, self._sampler.ask(number), self.clock())
+        return journal.begun[number]
+
+    def _known(self, number: int) -> list[Trial]:
+        """The trials that this one is proposed and compared by, as far as they are done."""
+        return [trial for trial in self.journal.trials if trial.number <= number - self.back]
+
+    def _do(self, begun: Begun) -> None:
+        self.progress("search", len(self.journal.trials), self.budget.trials)
+        known = self._known(begun.number)
 
         def worth(looks: int, value: float) -> bool:
-            spent = budget.ended(journal.trials, before + clock() - begun)
-            if spent and best_of(journal.trials) is not None:
-                return False
-            return goes_on(looks, value, [trial.looks for trial in journal.trials])
+            if self.budget.timed:
+                self.journal.refresh()
+                if best_of(self.journal.trials) is not None and self.budget.over(self._spent(own=begun)):
+                    return False
+            return goes_on(looks, value, [trial.looks for trial in known])
 
-        trial = _try(number, sampler.ask(number), fit, Trying(held_out.cleaned, judge, worth), held_out.x, judge, clock)
-        journal.add(trial)
-        sampler.tell(trial)
-        _tell(trial, spec.metric)
-        if all(t.state == "failed" for t in journal.trials) and len(journal.trials) >= FAILURES:
-            break
-    best = best_of(journal.trials)
-    if best is None:
-        error = journal.trials[-1].error
-        raise JobFailed(
-            f"Each of the {len(journal.trials)} trials failed, the last one so: {error}",
-            code="TRIALS_FAILED",
-            next_action="Correct the function, or narrow the space; the log of the job has every trial.",
-        )
-    seconds = before + clock() - begun
-    return Found(spec.metric, best, tuple(journal.trials), ended, seconds, held_out.learned, len(held_out.labels))
+        watch = Trying(self.held_out.cleaned, self._judge, worth)
+        trial = _try(begun, self.fit, watch, self.held_out.x, self._judge, self.clock)
+        with self.journal.turn():
+            self.journal.add(trial)
+        _tell(trial, self.spec.metric)
+
+    def _spent(self, own: Begun | None) -> Spent:
+        """`own`: a trial under way here. Those of others count as far as somebody goes on with them."""
+        now = self.clock()
+        begun = [each for each in self.journal.begun.values() if each.number != (own and own.number)]
+        others = [each for each in begun if not self.journal.is_left(each)] if self.at_once > 1 else []
+        under_way = [(each.at, now) for each in (*others, *((own,) if own is not None else ()))]
+        done = [(trial.at, trial.at + trial.seconds) for trial in self.journal.trials]
+        return Spent.of((*done, *under_way))
+
+    def _patience(self) -> float:
+        """How long somebody else's trial is waited for."""
+        longest = max((trial.seconds for trial in self.journal.trials), default=0.0)
+        return max(LEAST_PATIENCE_S, TIMES_THE_LONGEST * longest)
 
 
 def _try(
-    number: int,
-    params: Mapping[str, Value],
+    of: Begun,
     fit: Fit,
     watch: Trying,
     x: NDArray[np.float32],
     judge: Callable[[NDArray[Any]], float],
     clock: Callable[[], float],
 ) -> Trial:
-    begun = clock()
+    number, params, at = of.number, of.params, of.at
+
+    def seconds() -> float:
+        return max(0.0, clock() - at)
+
     try:
-        predict = fit(params, watch)
+        with suppress(Pruned):
+            predict = fit(params, watch)
         looks = tuple(watch.looks)
         if watch.pruned:
-            return Trial(number, params, "pruned", looks[-1][1], clock() - begun, looks=looks)
-        value = judge(np.asarray(predict(x), dtype=np.float64).reshape(-1))
+            return Trial(number, params, "pruned", looks[-1][1], seconds(), looks=looks, at=at)
+        step, value = watch.best or (0, 0.0)
+        if not step:
+            value = judge(np.asarray(predict(x), dtype=np.float64).reshape(-1))
         if not math.isfinite(value):
             raise JobFailed("Its metric is no number.", code="BAD_SCORES", next_action="Hold out more rows.")
     except SkyriverError as error:
         told = f"{error.where}: {error.message}" if error.where else error.message
-        return Trial(number, params, "failed", None, clock() - begun, error=told)
-    step, value = watch.best or (0, value)
-    return Trial(number, params, "complete", value, clock() - begun, step, looks)
+        return Trial(number, params, "failed", None, seconds(), error=told, at=at)
+    return Trial(number, params, "complete", value, seconds(), step, looks, at=at)
 
 
 def _tell(trial: Trial, metric: str) -> None:

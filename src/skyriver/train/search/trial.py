@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Final, Literal, get_args
 
@@ -25,6 +25,8 @@ class Trial:
     step: int = 0
     looks: tuple[tuple[int, float], ...] = ()
     error: str = ""
+    at: float = 0.0
+    """When it began, in seconds."""
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -40,11 +42,16 @@ class Trial:
             raise ValueError("a look is a step and a number") from error
         trial = cls(**{**told, "looks": looks})
         value = type(None) if trial.state == "failed" else float | int
-        wrong = [
-            name
-            for name, kind in {"number": int, "params": dict, "seconds": float | int, "step": int, "error": str}.items()
-            if not isinstance(told[name], kind)
-        ]
+        number = float | int
+        kinds: dict[str, Any] = {
+            "number": int,
+            "params": dict,
+            "seconds": number,
+            "step": int,
+            "error": str,
+            "at": number,
+        }
+        wrong = [name for name, kind in kinds.items() if not isinstance(told[name], kind)]
         if wrong or trial.state not in _STATES or not isinstance(trial.value, value):
             raise ValueError("a field of a trial holds something else")
         if not all(isinstance(chosen, str | int | float) for chosen in trial.params.values()):
@@ -52,7 +59,7 @@ class Trial:
         return trial
 
 
-def best_of(trials: list[Trial]) -> Trial | None:
+def best_of(trials: Sequence[Trial]) -> Trial | None:
     """The first one of the best among those that were not cut short."""
     done = [trial for trial in trials if trial.state == "complete" and trial.value is not None]
     return max(done, key=lambda trial: trial.value or 0.0, default=None)

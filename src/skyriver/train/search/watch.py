@@ -31,6 +31,11 @@ Predict = Callable[[NDArray[np.float32]], Any]
 """Rows float32 (m, F) -> scores (m,), higher is more suspicious."""
 
 
+class Pruned(BaseException):
+    """Ends a trial that is not worth going on with: what the function would do with its model is lost on nobody. No
+    Exception, for functions that try again whatever went wrong."""
+
+
 class Watch:
     """Of a training that is not searched: nobody looks."""
 
@@ -96,6 +101,8 @@ class Trying(Watch):
     def after_tree(self, env: Any) -> None:
         trees = env.iteration + 1
         if trees % TREES == 0 and self.enough(trees, lambda x: self._scores(env, trees)):
+            if self.pruned:
+                raise Pruned
             best = self.best
             assert best is not None
             _stop(env, best[0])

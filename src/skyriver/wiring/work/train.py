@@ -10,8 +10,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from skyriver.core.jobs import asks_for
-from skyriver.core.resources import Limits
 from skyriver.core.spec import FeatureSetSpec, ModelSpec, TrainSpec
 from skyriver.features.plan import plan_features
 from skyriver.release.inputs import input_fields
@@ -27,15 +25,13 @@ from skyriver.release.manifest import (
 )
 from skyriver.train.examine import lines
 from skyriver.train.run import Champion, Trained, train
-from skyriver.train.search.budget import Budget
-from skyriver.train.search.looking import Look
 from skyriver.train.split import Rows
-from skyriver.wiring.prices import PriceFile
 from skyriver.wiring.work.champion_scores import put_scores
 from skyriver.wiring.work.examined import examination
 from skyriver.wiring.work.history import History, delay_of, newest_history, rows_of
 from skyriver.wiring.work.job import CURVE_FILE, Job
 from skyriver.wiring.work.same_features import same_features
+from skyriver.wiring.work.search import forget_others, history_of_run, look_of
 from skyriver.wiring.work.spread import spread_of
 
 
@@ -46,10 +42,10 @@ def work(job: Job) -> dict[str, Any]:
     features = job.app.feature_set(model.train.features)
     source = job.app.source(features.source)
     fit = job.load_app().functions[model.train.function]
-    history = newest_history(job, source)
+    history = history_of_run(job, source) if "study" in job.inputs else newest_history(job, source)
     rows = rows_of(job, model, history)
     same = same_features(job, history, plan_features(features, source), rows) if model.gate.same_features else None
-    look = _look(job, model.train)
+    look = look_of(job, model.train)
     with spread_of(job, model.train) as spread:
         trained = train(
             model,
@@ -87,18 +83,8 @@ def work(job: Job) -> dict[str, Any]:
     }
     if look is not None:
         look.done()
+        forget_others(job)
     return outputs
-
-
-def _look(job: Job, spec: TrainSpec) -> Look | None:
-    """Trials that are done outlive an attempt: there is one training of a model at a time, and a file for it."""
-    if spec.search is None:
-        return None
-    asked = asks_for({})  # what a training reserves, and costs
-    prices = PriceFile(job.home, lambda: time.time_ns() // 1_000).now() if spec.search.money else None
-    budget = Budget.of(spec.search, prices, Limits(asked.cpus, asked.memory_mb))
-    place = job.home.studies / job.tenant / f"{job.target}.jsonl"
-    return Look(budget, place, {"code": job.code["bundle"], "function": spec.function})
 
 
 def _champion(job: Job, model: ModelSpec, history: History, rows: Rows) -> Champion | None:
