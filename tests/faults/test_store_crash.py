@@ -1,5 +1,6 @@
 """SIGKILL at the worst moments: what was acknowledged is there, what was not is there whole or not at all."""
 
+import gzip
 import sqlite3
 import subprocess
 import sys
@@ -7,6 +8,7 @@ import threading
 from pathlib import Path
 
 import pytest
+from forked import forking
 
 from skyriver.adapters.sqlite.driver import newest_driver
 from skyriver.adapters.sqlite.store import SqliteStore
@@ -84,34 +86,64 @@ def die_after(nth):
 
 @event.listens_for(Engine, "after_cursor_execute")
 def executed(connection, cursor, statement, *rest):
-    if statement.lstrip().startswith(("CREATE", "INSERT")):
+    if statement.lstrip().startswith(("CREATE", "DROP", "INSERT", "UPDATE")):
         seen.append(statement)
         die_after(int(sys.argv[2]))
 
 SqliteStore(Path(sys.argv[1])).close()
-print(len(seen))
+print(len(seen), file=sys.stderr)
 """
 
 
-def migrate_and_die(path: Path, nth: int) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-c", MIGRATING, str(path), str(nth)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE_S, check=False)
+def open_and_die(path: Path, nth: int) -> tuple[int, str]:
+    """After the `nth` statement that changes something; 0: never, and how many there were is told."""
+    return forking("skyriver.adapters.sqlite.store").run(MIGRATING, str(path), str(nth))
 
 
-def test_a_kill_during_the_migration_leaves_no_schema_or_a_whole_one(tmp_path: Path) -> None:
-    whole = migrate_and_die(tmp_path / "whole" / "state.db", 0)
-    assert whole.returncode == 0, whole.stderr
-    steps = int(whole.stdout)
+def all_of(path: Path, query: str) -> list[tuple[object, ...]]:
+    connection = newest_driver().connect(str(path))
+    try:
+        found: list[tuple[object, ...]] = connection.execute(query).fetchall()
+        return found
+    finally:
+        connection.close()
+
+
+def test_a_kill_while_a_file_is_made_leaves_no_schema_or_a_whole_one(tmp_path: Path) -> None:
+    code, told = open_and_die(tmp_path / "whole" / "state.db", 0)
+    assert code == 0, told
+    steps = int(told)
     assert steps >= 8
-    for nth in (1, 2, steps // 2, steps - 1, steps):
+    for nth in range(1, steps + 1):
         path = tmp_path / f"killed-{nth}" / "state.db"
-        assert migrate_and_die(path, nth).returncode == -9
-        connection = newest_driver().connect(str(path))
-        try:
-            assert connection.execute("SELECT name FROM sqlite_master").fetchall() == []
-        finally:
-            connection.close()
+        assert open_and_die(path, nth)[0] == -9
+        assert all_of(path, "SELECT name FROM sqlite_master") == []
         store = SqliteStore(path)
         assert store.acquire("next") == 1
         assert store.rows() == []
         store.close()
+
+
+def test_a_kill_while_an_older_file_is_migrated_leaves_it_as_it_was(tmp_path: Path) -> None:
+    older = gzip.decompress((Path(__file__).parent / "schemas" / "0001.db.gz").read_bytes())
+
+    def laid(name: str) -> Path:
+        path = tmp_path / name / "state.db"
+        path.parent.mkdir(mode=0o700)
+        path.write_bytes(older)
+        return path
+
+    whole = laid("whole")
+    code, told = open_and_die(whole, 0)
+    assert code == 0, told
+    steps = int(told)
+    assert steps >= 4
+    for nth in range(1, steps + 1):
+        path = laid(f"killed-{nth}")
+        before = all_of(laid(f"before-{nth}"), "SELECT type, name, sql FROM sqlite_master")
+        assert open_and_die(path, nth)[0] == -9
+        assert all_of(path, "SELECT version_num FROM alembic_version") == [("0001",)]
+        assert all_of(path, "SELECT type, name, sql FROM sqlite_master") == before
+        SqliteStore(path).close()
+        for query in ("SELECT type, name, sql FROM sqlite_master", "SELECT * FROM resources", "SELECT * FROM counters"):
+            assert all_of(path, query) == all_of(whole, query)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import signal
-import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import polars as pl
+from forked import forking
 
 from skyriver.adapters.delta.ledger import read_ledger
 from skyriver.adapters.delta.tables import DeltaTables
@@ -19,7 +18,6 @@ from skyriver.data.log import Record, RecordKind
 from skyriver.decide.log.records import DeadRecord, encode, encode_event
 from skyriver.wiring.work.history import newest_history
 
-DEADLINE_S = 60
 EVENTS = 400
 STREAM = StreamSpec(
     name="payments",
@@ -58,13 +56,14 @@ materialise.materialise(stream, SegmentReader(home / "log"), tables, "acme", {},
 """
 
 
+LOADED = ("skyriver.adapters.delta.compacting", "skyriver.adapters.segments.log", "skyriver.data.materialise")
+
+
 def run_job(home: Path, point: str, left: int) -> int:
     arguments = [str(home), STREAM.model_dump_json(), point, str(left)]
-    done = subprocess.run(
-        [sys.executable, "-c", JOB, *arguments], capture_output=True, text=True, timeout=DEADLINE_S, check=False
-    )
-    assert done.returncode in (0, -signal.SIGKILL), done.stderr
-    return done.returncode
+    code, errors = forking(*LOADED).run(JOB, *arguments)
+    assert code in (0, -signal.SIGKILL), errors
+    return code
 
 
 def test_each_row_is_there_once(tmp_path: Path) -> None:
