@@ -238,11 +238,14 @@ def _show_artifacts(screen: Screen, name: str, found: Sequence[Mapping[str, Any]
     if not found:
         screen.say(f"{name} has saved nothing.")
         return
+    last = "FILE" if "file" in found[0] else "SHA-256"
+    if all(a["bytes"] is None for a in found):
+        screen.table("", ("JOB", "NAME", last), [(a["job"], a["name"], a.get("file", a["digest"])) for a in found])
+        return
     rows = [
         (a["job"], a["name"], "" if a["bytes"] is None else f"{a['bytes']:,}", a.get("file", a["digest"]))
         for a in found
     ]
-    last = "FILE" if "file" in found[0] else "SHA-256"
     screen.table("", ("JOB", "NAME", "BYTES", last), rows)
 
 

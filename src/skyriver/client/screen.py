@@ -59,7 +59,7 @@ class Screen:
 
     @contextmanager
     def progress(self) -> Iterator[Bars]:
-        """Bars on stderr; plain lines, one a finished step, where there is no terminal."""
+        """Bars on stderr; plain lines, one for each state of a step, where there is no terminal."""
         if self.as_json or not self.err.is_terminal:
             yield Bars(None, self)
             return
@@ -69,12 +69,14 @@ class Screen:
 
 
 class Bars:
-    """Named bars; a bar is made when it is first told of."""
+    """Named bars; a bar is made when it is first told of. Without a terminal, a line for each state of a step."""
 
     def __init__(self, progress: Progress | None, screen: Screen) -> None:
         self._progress = progress
         self._screen = screen
         self._bars: dict[str, TaskID] = {}
+        self._lines: dict[str, str] = {}
+        """Of each step, the state that was told last."""
 
     def tell(self, name: str, done: float, total: float) -> None:
         if self._progress is None:
@@ -87,6 +89,12 @@ class Bars:
         if self._progress is not None and name in self._bars:
             self._progress.update(self._bars[name], visible=False)
 
+    def _line(self, name: str, state: str, why: str) -> None:
+        """Of a step that goes on, ends, or waits: of its places in a queue, the first that is told."""
+        if self._lines.get(name) != state:
+            self._lines[name] = state
+            self._screen.say(f"  {escape(name)} {state}{f'  {escape(why)}' if why else ''}")
+
     def follow(self) -> Callable[[Mapping[str, Any]], None]:
         """For `Client.wait`: one bar a step of the operation."""
 
@@ -95,12 +103,16 @@ class Bars:
                 at = step.get("progress") or {}
                 stage = f": {at['stage']}" if at.get("stage") else ""
                 name = step["title"]
+                waits = step["state"] in ("PENDING", "QUEUED")
                 if step["state"] in ("SUCCEEDED", "DONE", "APPROVED"):
                     self.done(name)
-                elif step["state"] not in ("PENDING", "QUEUED"):
+                elif not waits or step["message"]:
                     self.tell(name, at.get("done", 0), at.get("total", 0))
                     if self._progress is not None:
-                        self._progress.update(self._bars[name], description=escape(name + stage))
+                        text = f"{name} waits. {step['message']}" if waits else name + stage
+                        self._progress.update(self._bars[name], description=escape(text))
+                if self._progress is None and (step["message"] or not waits):
+                    self._line(name, step["state"], step["message"] if waits else "")
 
         return told
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,8 @@ EXAMPLES = 10
 """Bad rows that are shown; JSON output has all."""
 ENDS = 5
 """Of a part, that are shown; JSON output has all."""
+_CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|\x08")
+"""Colours and moves of the cursor (ECMA-48)."""
 _SIGNS = {
     "create": "[green]+[/]",
     "update": "[yellow]~[/]",
@@ -446,6 +449,10 @@ def verified(screen: Screen, report: Mapping[str, Any]) -> None:
 
 
 def log_lines(screen: Screen, lines: Sequence[tuple[str, str]]) -> None:
-    """Straight to stdout, each at once: what processes print is no markup and is often piped."""
-    for name, line in lines:
+    """Straight to stdout, each at once: what processes print is no markup and is often piped. Of a line that was
+    written over, as progress bars are, what stood there at the end; without colours where there is no terminal."""
+    plain = not sys.stdout.isatty()
+    for name, written in lines:
+        line = written.rstrip("\r\b").rpartition("\r")[2]
+        line = _CONTROL.sub("", line) if plain else line
         print(json.dumps({"name": name, "line": line}) if screen.as_json else f"{name} | {line}", flush=True)

@@ -106,6 +106,8 @@ def gate(screen: Screen, status: Mapping[str, Any]) -> None:
     ]
     if rows:
         screen.table("Gate", ("rule", "wanted", "measured", "evidence", ""), rows)
+    elif "gate" in status:
+        screen.say("  gate: its application declares no rule, so whatever is trained is approved.")
     if any(row[-1] == _NOT_JUDGED for row in rows):
         screen.say(f"  {_NOT_JUDGED}: there is nothing to go by yet, or too little. Such a rule holds no version up.")
 

@@ -30,6 +30,21 @@ _FROM_OUTSIDE = frozenset({"PYTHONPATH", "PYTHONHOME", "PYTHONSTARTUP", "PYTHONU
 _SOURCES = ("-i", "--index-url", "--extra-index-url", "-f", "--find-links", "--no-index", "--trusted-host")
 
 
+_EXTRAS = {"keras": "keras", "optuna": "search", "sklearn": "sklearn", "torch": "torch", "xgboost": "xgboost"}
+"""Modules that users import, and which of Skyriver's extras brings each."""
+
+
+def lacking(error: BaseException) -> str:
+    """What to do where a user's code asked for a package that is not there; nothing of any other error."""
+    if not isinstance(error, ModuleNotFoundError) or not error.name:
+        return ""
+    module = error.name.partition(".")[0]
+    wanted = f"a {REQUIREMENTS} beside the application's file that names what brings {module}"
+    if extra := _EXTRAS.get(module):
+        return f"`pip install 'skyriver[{extra}]'` where the cloud runs, or {wanted}; then deploy it again."
+    return f"Write {wanted}, and deploy it again."
+
+
 @dataclass(frozen=True, slots=True)
 class Requirement:
     """One requirement as it was written."""

@@ -48,7 +48,7 @@ def verdict(metric: str, value: float, trained: float | None, rivals: Sequence[R
         against = f"{word} {value:.4g} against {strongest.value:.4g}"
         by = strongest.by
         if by is not None and by[1] <= 0 <= by[2]:
-            said.append(f"no more than chance from {strongest.name}: {against}")
+            said.append(f"no better than {strongest.name} within the noise of the test rows: {against}")
         elif sign * (value - strongest.value) < 0:
             said.append(f"loses to {strongest.name}: {against}")
         elif by is None:

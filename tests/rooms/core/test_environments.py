@@ -10,6 +10,7 @@ from skyriver.core.environments import (
     apart,
     canonical,
     environment_name,
+    lacking,
     parse_lock,
     read_requirements,
     readiness,
@@ -167,3 +168,18 @@ def test_who_uses_an_environment() -> None:
     using = [_named("app", "shop", "DEPLOYED"), _named("job", "now", "RUNNING"), _named("job", "next", "PENDING")]
     found = list(users(_rows(environment, *others, *using), environment))
     assert sorted(found) == ["app/shop", "job/next", "job/now"]
+
+
+@pytest.mark.parametrize(
+    ("module", "said"),
+    [("keras.layers", "skyriver[keras]"), ("sklearn", "skyriver[sklearn]"), ("catboost", "names what brings catboost")],
+)
+def test_what_a_users_code_lacks_is_said_with_where_it_comes_from(module: str, said: str) -> None:
+    told = lacking(ModuleNotFoundError(f"No module named {module!r}", name=module))
+    assert said in told
+    assert "requirements.txt" in told
+
+
+def test_other_errors_lack_nothing() -> None:
+    assert lacking(ImportError("cannot import name 'x'", name="numpy")) == ""
+    assert lacking(ModuleNotFoundError("of no name")) == ""

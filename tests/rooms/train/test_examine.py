@@ -375,7 +375,7 @@ BETTER = Rival("LightGBM with defaults", 0.65, (-0.05, -0.08, -0.02))
     [
         (0.65, [BETTER], [], "loses to LightGBM with defaults: average precision 0.6 against 0.65"),
         (0.65, [Rival("x", 0.59, (0.01, -0.01, 0.03))], [],
-         "no more than chance from x: average precision 0.6 against 0.59"),
+         "no better than x within the noise of the test rows: average precision 0.6 against 0.59"),
         (0.95, [], [], "overfits: average precision 0.95 on training rows, 0.6 on test rows"),
         (0.65, [], [Point(30, 0.5, (0.1, 0.05, 0.15)), Point(100, 0.6)],
          "more data would help: +0.1 since 30 of 100 rows"),

@@ -370,5 +370,5 @@ def _unreadable(path: Path, why: object) -> InvalidInput | Unavailable:
         f"{path.name} cannot be read: {'it is gone' if isinstance(why, FileNotFoundError) else _line(why)}.",
         code="UNREADABLE_FILE",
         where=str(path),
-        next_action="Write the file anew, whole, as Parquet.",
+        next_action="Write the file anew, whole, as Parquet; of CSV by `polars.scan_csv(FILE).sink_parquet(NEW)`.",
     )

@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import Any
 
 import skyriver
+from skyriver.core.environments import lacking
 from skyriver.core.errors import JobFailed, SkyriverError
 from skyriver.core.jobs import Ending
 from skyriver.wiring.work.job import Job
@@ -64,7 +65,7 @@ def _failed(error: BaseException, folder: Path, ending: Ending, message: str) ->
         message[:MESSAGE_LIMIT],
         code=ending.value,
         where=where,
-        next_action="Correct the function and deploy it; the log of the job has the traceback.",
+        next_action=lacking(error) or "Correct the function and deploy it; the log of the job has the traceback.",
     )
 
 
