@@ -324,6 +324,25 @@ def test_old_cases_are_given_up() -> None:
     assert desk.ask("GET", "/reviews/stats")["before"][0]["counts"] == {"decided": 1}
 
 
+def test_while_it_is_declared_anew_no_decision_is_passed_over(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The log is read in another thread, which asks what is wanted at any moment."""
+    record = DecisionRecord(5, 1, Status.DECIDED, "look", 0.6, b"", "m", 1, "", "", Reason.NONE, 0, 0)
+    meanwhile: list[bool] = []
+
+    class Watched(CaseOpener):
+        def __init__(self, *given: Any) -> None:
+            meanwhile.append(desk.reviewing.wants(record))
+            super().__init__(*given)
+
+    monkeypatch.setattr("skyriver.decide.acting.reviewing.CaseOpener", Watched)
+    decide = desk.app.decides[0].to_json()
+    desk.dispatch.declare({"reviews": decide["reviews"], "decide": decide})
+    assert meanwhile == [True]
+    with pytest.raises(ValueError, match="DecideSpec"):
+        desk.dispatch.declare({"reviews": decide["reviews"], "decide": {**decide, "reviews": 7}})
+    assert desk.reviewing.wants(record), "what cannot be read changes nothing"
+
+
 def test_cases_stay_when_no_review_is_declared_any_more(desk: Desk) -> None:
     desk.decided(1)
     desk.dispatch.declare({"sinks": []})

@@ -72,19 +72,21 @@ class Reviewing:
         self._clock.raise_to(book.newest())
 
     def declare(self, live: Mapping[str, Any]) -> None:
-        self._opener = None
+        opener = None
         if live.get("reviews"):
             features = live.get("features")
-            self._opener = CaseOpener(
+            opener = CaseOpener(
                 self._stream,
                 DecideSpec.model_validate(live["decide"]),
                 FeatureSetSpec.model_validate(features) if features else None,
             )
+        self._opener = opener  # at once: who reads the log meanwhile, in another thread, asks what is wanted
 
     # What comes from the log
 
     def wants(self, record: DecisionRecord) -> bool:
-        return self._opener is not None and record.decision in self._opener.reviews
+        opener = self._opener
+        return opener is not None and record.decision in opener.reviews
 
     def take(self, do: Transaction, decided: Sequence[Decided], now: int) -> None:
         if self._opener is None:
