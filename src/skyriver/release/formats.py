@@ -24,8 +24,8 @@ _FROM_TORCH = (
     " `torch.onnx.export(model, (example,), 'converted.onnx', dynamo=True)`."
 )
 _FROM_KERAS = (
-    "Where the model was made: `pip install keras tensorflow tf2onnx`, then"
-    ' `python -c "import keras, sys;'
+    "Where the model was made: `pip install keras torch onnxscript`, then"
+    ' `KERAS_BACKEND=torch python -c "import keras, sys;'
     " keras.saving.load_model(sys.argv[1]).export(sys.argv[1] + '.onnx', format='onnx')\" FILE`"
 )
 _FROM_SAVED_MODEL = (

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from skyriver.core.curves import Tell, untold
 from skyriver.core.spec_augment import AugmentSpec
+from skyriver.train.kept_trees import KeptTrees
 from skyriver.train.search.watch import Predict, Watch
 
 if TYPE_CHECKING:
@@ -39,6 +40,8 @@ class TrainingData:
     """(n,) float32, where `@app.train(..., weights=...)` says so."""
     augment: tuple[AugmentSpec, ...] = ()
     """As declared; `ctx.steps` does it by itself."""
+    kept: KeptTrees | None = field(default=None, repr=False, compare=False)
+    """Where `boost` keeps trees; None: nowhere."""
 
     datasets: dict[tuple[tuple[str, Any], ...], lightgbm.Dataset] = field(
         default_factory=dict, repr=False, compare=False
@@ -47,7 +50,7 @@ class TrainingData:
 
     def __reduce__(self) -> tuple[Any, ...]:
         """In another process nobody listens, and nobody looks."""
-        alone = {"tell": untold, "watch": Watch(), "datasets": {}}
+        alone: dict[str, Any] = {"tell": untold, "watch": Watch(), "datasets": {}, "kept": None}
         given = (alone.get(one.name, getattr(self, one.name)) for one in fields(self))
         return type(self), tuple(given)
 
@@ -57,6 +60,16 @@ class TrainingData:
 
         x, y = augmented((self.x, self.y), np.arange(len(self.x)), self.augment, self.seed, epoch)
         return x, y
+
+    def boost(self, settings: Mapping[str, Any], rows: Any, rounds: int, **more: Any) -> Any:
+        """The Booster that `lightgbm.train(settings, rows, rounds, **more)` gives, or `xgboost.train` where `rows` is a
+        DMatrix. While it trains its trees are kept: an attempt after one that was killed goes on from those.
+
+        Raises InvalidInput (BAD_BOOST) for what cannot go on: boosting dart and rf, `init_model=`, and settings that
+        belong elsewhere."""
+        from skyriver.train.boost import boost
+
+        return boost(self, settings, rows, rounds, more)
 
     def report(self, step: int, *, samples: int = 0, of: int = 0, **values: Any) -> None:
         """Tells how the training goes: numbers by name at a step, as in `data.report(step, loss=0.3, auc=0.91)`. They

@@ -26,6 +26,9 @@ from skyriver.train.evaluate import calibration_of, evaluate, judge, score, take
 from skyriver.train.examine import Examined, examine
 from skyriver.train.export import Export
 from skyriver.train.feed.balance import prepared
+from skyriver.train.fitted.fitted import first_line
+from skyriver.train.kept_trees import KeptTrees
+from skyriver.train.memory import is_out_of_memory
 from skyriver.train.parity import CLEAN, unusual
 from skyriver.train.prequential import faded
 from skyriver.train.search.looking import Look
@@ -85,10 +88,11 @@ def train(
     tell: Tell = untold,
     look: Look | None = None,
     spread: Spread | None = None,
+    kept: KeptTrees | None = None,
 ) -> Trained:
     """Trains the model `spec` with the user's function `fit`, or with that of `spread` on its workers; `delay_us` is
     the label's delay, None for a table; `tell` takes what the function reports by step. `look` finds parameters where
-    the spec declares a search.
+    the spec declares a search. `kept`: where the trees of `data.boost` outlive this attempt.
 
     Raises InvalidInput where the data does not allow it (see `split_rows`) or the model cannot be served exactly (see
     `skyriver.train.fitted`), JobFailed with USER_ERROR where the function failed or returned no model, ONNX_DIFFERS and
@@ -109,7 +113,7 @@ def train(
     progress("fit", 0, len(split.train))
     begun = time.monotonic()
     cleaning = fit_cleaning(spec.train.clean, take(rows.x, split.train))
-    data = fitting.data(split.train, params, cleaning, fitting.watch, tell)
+    data = replace(fitting.data(split.train, params, cleaning, fitting.watch, tell), kept=kept)
     export = Export(cleaning, rows.names, spec.train.function, compress=spec.compress is not None)
     unseen = take(rows.x, split.test), take(rows.x, split.validation)
     if spread is None:
@@ -261,8 +265,17 @@ def _call(spec: TrainSpec, fit: Callable[[TrainingData], Any], data: TrainingDat
     except SkyriverError:
         raise
     except (Exception, SystemExit) as error:  # whatever the user's code throws is the user's to read
+        if is_out_of_memory(error):
+            raise JobFailed(
+                f"There was not enough memory for {spec.function} with {len(data.x):,} rows of {len(data.names)}"
+                f" features: {first_line(error)}.",
+                code="OUT_OF_MEMORY",
+                where=_place(error, fit),
+                next_action="Let it take fewer rows at a time (half the batch size) or a smaller model, or train where"
+                " there is more memory.",
+            ) from error
         raise JobFailed(
-            f"{spec.function} failed: {traceback.format_exception_only(error)[-1].strip()}",
+            f"{spec.function} failed: {first_line(error)}.",
             code="USER_ERROR",
             where=_place(error, fit),
             next_action=" ".join(_advice(data)),

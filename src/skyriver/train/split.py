@@ -32,6 +32,8 @@ VALIDATION_SHARE = 0.15
 """Of a training part without a gap behind it: what is kept back as validation part (a stream's: of its time)."""
 
 _DAY = 86_400_000_000
+_CLASSES = 4
+"""So many values of a label are no mistakes of single rows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +87,7 @@ def split_rows(spec: TrainSpec, rows: Rows, delay_us: int | None, *, validate: b
     Raises InvalidInput: BAD_LABEL for a label that is neither 0 nor 1, NOT_ENOUGH_DATA and ONE_CLASS saying what is
     there and what is needed.
     """
-    _check_label(spec, rows)
+    _check_label(spec, rows, is_stream=delay_us is not None)
     if delay_us is not None:
         split = _by_time(spec, rows, delay_us, validate)
     else:
@@ -93,8 +95,11 @@ def split_rows(spec: TrainSpec, rows: Rows, delay_us: int | None, *, validate: b
     for part, numbers in (("training", split.train), ("test", split.test)):
         positives = int(split.labels[numbers].sum())
         if positives in (0, len(numbers)):
+            value = int(positives > 0)
+            others = int((split.labels == 1 - value).sum())
+            rest = f" Of all {len(rows.y):,} rows {others:,} {'has' if others == 1 else 'have'} {1 - value}."
             raise InvalidInput(
-                f"All {len(numbers):,} rows of the {part} part have {spec.label} = {int(positives > 0)}.",
+                f"All {len(numbers):,} rows of the {part} part have {spec.label} = {value}.{rest}",
                 code="ONE_CLASS",
                 next_action="Load data with both outcomes, and labels that cover the whole period.",
             )
@@ -104,7 +109,7 @@ def split_rows(spec: TrainSpec, rows: Rows, delay_us: int | None, *, validate: b
 def settled(spec: TrainSpec, rows: Rows, delay_us: int) -> tuple[NDArray[np.float32], int]:
     """Of a stream: `y` with what counts as 0 filled in, and how many rows, the first ones, have labels that are known.
     Raises InvalidInput (BAD_LABEL)."""
-    _check_label(spec, rows)
+    _check_label(spec, rows, is_stream=True)
     cut = int(rows.time[-1]) - delay_us if len(rows.time) else 0
     ended = int(np.searchsorted(rows.time, cut, side="right"))
     labels = rows.y.copy()
@@ -113,15 +118,18 @@ def settled(spec: TrainSpec, rows: Rows, delay_us: int) -> tuple[NDArray[np.floa
     return labels, ended
 
 
-def _check_label(spec: TrainSpec, rows: Rows) -> None:
+def _check_label(spec: TrainSpec, rows: Rows, *, is_stream: bool) -> None:
     wrong = np.flatnonzero(~np.isnan(rows.y) & (rows.y != 0) & (rows.y != 1))
     if len(wrong):
+        known = np.unique(rows.y[~np.isnan(rows.y)])
+        again = "Send that label again: the last one counts. " if is_stream and len(known) < _CLASSES else ""
+        several = f", and has {len(known):,} different values" if len(known) >= _CLASSES else ""
         raise InvalidInput(
-            f"The label {spec.label} must be 0 or 1; {len(wrong):,} of {len(rows.y):,} rows have another value,"
-            f" the first is {rows.y[wrong[0]]:g}, of {rows.ids[wrong[0]]} (its id, if that is a whole number).",
+            f"The label {spec.label} must be 0 or 1{several}; {len(wrong):,} of {len(rows.y):,} rows have another"
+            f" value, the first is {rows.y[wrong[0]]:g}, of {rows.ids[wrong[0]]} (its id, if that is a whole number).",
             code="BAD_LABEL",
-            next_action="Send that label again: the last one counts. Train with a label of 0 and 1; features may sum"
-            " labels of any numbers.",
+            next_action=f"{again}A model tells one class from the rest: give it a label that is 1 for the one and 0 for"
+            " all others. Features may sum labels of any numbers.",
         )
 
 
@@ -168,9 +176,10 @@ def _by_hash(spec: TrainSpec, rows: Rows, validate: bool) -> Split:
     train = np.flatnonzero(labelled & (place >= border))
     if not len(test) or not len(train):
         raise InvalidInput(
-            f"There are {int(labelled.sum()):,} rows with {spec.label}: too few for a training and a test part.",
+            f"There are {int(labelled.sum()):,} rows with {spec.label}, of {len(rows.y):,}: too few for a training"
+            " and a test part.",
             code="NOT_ENOUGH_DATA",
-            next_action="Load more rows.",
+            next_action=f"Load more rows that have {spec.label}.",
         )
     return Split(
         train=train,

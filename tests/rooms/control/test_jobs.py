@@ -237,6 +237,19 @@ def test_how_a_process_ended_is_told(cloud: Cloud, seen: dict[str, Any], reason:
     assert row.state == ("RECOVERING" if again else "FAILED")
 
 
+def test_a_job_that_knows_with_what_memory_ran_out_says_so(cloud: Cloud) -> None:
+    told = {"message": "There was not enough memory for step 3, 64 rows of it.", "next_action": "Write 32."}
+    for name, report, message in (
+        ("a", told, told["message"]),
+        ("b", {"message": "It wanted more."}, "It wanted more memory than the machine has left."),
+    ):
+        cloud.add(name)
+        cloud.compute.report(f"t.job.{name}", outcome="failed", reason="OUT_OF_MEMORY", **report)
+        cloud.end(name, exit_code=1)
+        row = cloud.get(name)
+        assert (row.state, row.reason, row.message) == ("FAILED", "OUT_OF_MEMORY", message)
+
+
 def test_a_job_that_was_taken_down_with_the_cloud_begins_again_and_nothing_is_counted(cloud: Cloud) -> None:
     cloud.add("a")
     cloud.add("once", repeatable=False)

@@ -58,6 +58,13 @@ class _AcrossRows(nn.Module):
         return torch.sigmoid((x - x.mean(0)).sum(1))
 
 
+class _Chance(nn.Module):
+    """By less than what rounding is allowed."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.sigmoid(x.sum(1) + 1e-3 * torch.rand_like(x[:, 0]))
+
+
 class _Branches(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return torch.sigmoid(x.sum(1) if x.sum() > 1 else x.mean(1))
@@ -129,6 +136,7 @@ def test_rounding_of_unscaled_features_is_no_fault_of_the_export() -> None:
         (lambda data: _Branches(), "UNSUPPORTED_MODEL", "torch.onnx.export cannot export it", "branches"),
         (lambda data: _net(nn.Sigmoid()).double(), "UNSUPPORTED_MODEL", "not float32", "model.float()"),
         (lambda data: torch.zeros(3), "USER_ERROR", "PyTorch's Tensor, not a model", "nn.Module"),
+        (lambda data: _Chance(), "ONNX_DIFFERS", r"\(1e-05 is allowed\)", "differ from one call to the next"),
         (lambda data: _AcrossRows(), "ROWS_DEPEND", "when others stand beside it", "clean="),
     ],
 )

@@ -313,3 +313,28 @@ def test_the_data_can_be_given_to_another_process() -> None:
     again = pickle.loads(pickle.dumps(data))
     again.report(1, loss=0.5)  # nobody listens there
     assert (again.params, again.seed, again.names) == (data.params, data.seed, data.names)
+
+
+def test_what_a_library_says_in_many_lines_is_told_in_one() -> None:
+    def fit(data: TrainingData) -> Any:
+        raise ValueError("it is wrong.\nA long story\nof how it came")
+
+    with pytest.raises(JobFailed) as failed:
+        _train(fit)
+    assert failed.value.message == "_fit failed: ValueError: it is wrong."
+
+
+@pytest.mark.parametrize(
+    "error",
+    [MemoryError("Unable to allocate 7.45 GiB"), RuntimeError("DefaultCPUAllocator: can't allocate memory")],
+    ids=["numpy", "torch"],
+)
+def test_memory_that_is_not_there_is_told_with_the_rows_and_what_to_do(error: Exception) -> None:
+    def fit(data: TrainingData) -> Any:
+        raise error
+
+    with pytest.raises(JobFailed, match=r"not enough memory for _fit with [\d,]+ rows of 3 features") as failed:
+        _train(fit)
+    assert failed.value.code == "OUT_OF_MEMORY"
+    assert "half the batch size" in failed.value.next_action
+    assert failed.value.where.startswith("test_run.py:")

@@ -60,7 +60,8 @@ def test_too_short_a_history_says_what_is_needed() -> None:
 @pytest.mark.parametrize(("part", "fraud_at"), [("training", 20.0), ("test", 3.0)])
 def test_one_class_only_is_refused(part: str, fraud_at: float) -> None:
     time = np.arange(61) * DAY // 2
-    with pytest.raises(InvalidInput, match=rf"of the {part} part have fraud = 0") as refused:
+    told = rf"rows of the {part} part have fraud = 0\. Of all 61 rows 1 has 1\."
+    with pytest.raises(InvalidInput, match=told) as refused:
         split_rows(STREAM, _rows(time, time == fraud_at * DAY), 7 * DAY, validate=True)
     assert refused.value.code == "ONE_CLASS"
 
@@ -69,6 +70,21 @@ def test_a_label_that_is_neither_0_nor_1_is_refused() -> None:
     with pytest.raises(InvalidInput, match="1 of 3 rows have another value, the first is 2") as refused:
         split_rows(TABLE, _rows([0, 0, 0], [0, 2, 1]), None, validate=True)
     assert refused.value.code == "BAD_LABEL"
+
+
+def test_a_label_of_many_classes_is_told_as_such() -> None:
+    """Some of the two thousand never come."""
+    classes = np.arange(900) * 2
+    with pytest.raises(InvalidInput, match="must be 0 or 1, and has 900 different values; 899 of 900 rows") as refused:
+        split_rows(TABLE, _rows(np.zeros(900), classes), None, validate=True)
+    assert "one class from the rest" in refused.value.next_action
+    assert "Send that label again" not in refused.value.next_action, "a table's rows are not sent"
+
+
+def test_rows_without_labels_are_no_rows() -> None:
+    with pytest.raises(InvalidInput, match=r"There are 0 rows with \w+, of 3: too few") as refused:
+        split_rows(TABLE, _rows([0, 0, 0], [np.nan] * 3), None, validate=True)
+    assert "Load more rows that have" in refused.value.next_action
 
 
 @given(st.lists(st.integers(0, 90 * DAY), min_size=2, max_size=60), st.integers(0, 20 * DAY), st.integers(1, 20 * DAY))

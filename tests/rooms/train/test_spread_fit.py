@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,8 @@ from skyriver.train.cleaning import fit_cleaning  # noqa: E402
 from skyriver.train.data import TrainingData  # noqa: E402
 from skyriver.train.evaluate import score  # noqa: E402
 from skyriver.train.export import Export, Exported  # noqa: E402
-from skyriver.train.spread.fit import Spread, from_bytes, to_bytes  # noqa: E402
+from skyriver.train.spread.context import Diverged  # noqa: E402
+from skyriver.train.spread.fit import Spread, _Called, from_bytes, to_bytes  # noqa: E402
 from skyriver.train.spread.given import get, put  # noqa: E402
 
 
@@ -186,3 +188,21 @@ def test_what_is_wrong_with_a_function_is_told(tmp_path: Path, load: Any, said: 
     assert error.value.next_action
     if load is load_wrong:
         assert error.value.where.startswith("test_spread_fit.py:")
+
+
+def test_a_loss_that_is_no_number_is_told_with_the_columns_that_have_none(tmp_path: Path) -> None:
+    def diverges(ctx: Any) -> Any:
+        raise Diverged("The loss of step 1 is nan.", code="DIVERGED", next_action="Lower the learning rate.")
+
+    given = data()
+    put(tmp_path, given)
+    with pytest.raises(Diverged) as failed:
+        _Called(lambda: diverges, tmp_path, ())(SimpleNamespace())  # type: ignore[arg-type]
+    assert failed.value.next_action == "Lower the learning rate."
+    x = given.x.copy()
+    x[::3, 1] = np.nan
+    put(tmp_path, replace(given, x=x))
+    with pytest.raises(Diverged) as failed:
+        _Called(lambda: diverges, tmp_path, ())(SimpleNamespace())  # type: ignore[arg-type]
+    assert "b has 100 missing of 300" in failed.value.next_action
+    assert 'clean=sr.Clean(fill="median")' in failed.value.next_action

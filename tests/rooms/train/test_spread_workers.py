@@ -505,6 +505,10 @@ def test_what_fails_says_so(how: str, capfd: pytest.CaptureFixture[str]) -> None
     assert failed.value.code == code
     assert message in failed.value.message
     assert failed.value.next_action
+    if how in ("raises", "memory"):
+        assert failed.value.where.startswith("test_spread_workers.py:")
+    if how == "memory":
+        assert "global_batch=8 in" in failed.value.next_action
     if how == "raises":
         assert capfd.readouterr().err.count("Traceback") == 1, "of the first of them alone"
 

@@ -39,6 +39,7 @@ from skyriver.wiring.model_files import ModelFiles
 from skyriver.wiring.work import compress, train
 from skyriver.wiring.work.history import history_at, newest_history, rows_of
 from skyriver.wiring.work.job import Job
+from skyriver.wiring.work.kept import Kept
 
 STREAM = StreamSpec(
     name="payments",
@@ -257,6 +258,37 @@ def test_a_champion_of_other_features_is_judged_by_its_own_of_the_same_rows(tmp_
     blind = trained(work, OTHER, unknown)
     assert blind.champion_metrics == {}, "a version of a release that did not keep how its features are computed"
     assert "is not known" in evaluate_gate(better, Measures(blind.metrics, blind.champion_metrics)).failures
+
+
+def test_the_next_attempt_reads_what_the_first_one_did_and_the_next_run_what_came_meanwhile(tmp_path: Path) -> None:
+    work = cast(Job, SimpleNamespace(**vars(loaded(tmp_path)), tenant="acme", target="fraud", name="fraud-run-1-train"))
+    kept = Kept.of(work)
+    first = kept.history(work, STREAM)
+    tables = DeltaTables(work.home.tables)
+    more = next(iter(tables.scan("acme/payments", first.table.version))).drop("_late").with_columns(_late=False)
+    tables.append("acme/payments", [more], offset=10**7, known=first.table.version)
+
+    again = Kept.of(work).history(work, STREAM)
+    assert (again.table.version, again.labels) == (first.table.version, first.labels)
+    np.testing.assert_array_equal(rows_of(work, MODEL, again).x, rows_of(work, MODEL, first).x)
+    assert newest_history(work, STREAM).table.version > first.table.version
+
+    work.name = "fraud-run-2-train"  # type: ignore[misc]
+    assert Kept.of(work).history(work, STREAM).table.version > first.table.version
+    assert not kept.folder.exists(), "a model has those of its last run"
+    Kept.of(work).done()
+    assert not Kept.of(work).folder.exists()
+
+
+def test_an_attempt_whose_rows_are_not_known_reads_what_there_is(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    work = cast(Job, SimpleNamespace(**vars(loaded(tmp_path)), tenant="acme", target="fraud", name="fraud-run-1-train"))
+    version = Kept.of(work).history(work, STREAM).table.version
+    for damaged in (b"{", b'{"name": "payments", "table_version": 900, "rows": 1}'):
+        (Kept.of(work).folder / "history.json").write_bytes(damaged)
+        assert Kept.of(work).history(work, STREAM).table.version == version
+        assert "The rows of the attempt before cannot be had any more" in capsys.readouterr().err
 
 
 def test_a_version_that_is_proposed_brings_the_evidence_of_its_gate(tmp_path: Path) -> None:

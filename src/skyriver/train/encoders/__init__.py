@@ -4,12 +4,8 @@ from __future__ import annotations
 
 from importlib.util import find_spec
 
-from skyriver.core.errors import InvalidInput
+from skyriver.train.packages import missing
 
 for _package in ("torch", "safetensors", "onnxscript"):
     if find_spec(_package) is None:
-        raise InvalidInput(
-            f"Encoders need {_package}, which is not installed.",
-            code="MISSING_PACKAGE",
-            next_action="pip install 'skyriver[torch]'",
-        )
+        raise missing(_package, "torch", "An encoder")

@@ -7,10 +7,11 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from skyriver.core.errors import InvalidInput, JobFailed
+from skyriver.core.errors import InvalidInput
 from skyriver.core.spec import TrainSpec
 from skyriver.core.spec_augment import MinoritySpec
 from skyriver.train.data import TrainingData, read_only
+from skyriver.train.packages import package
 
 
 def prepared(spec: TrainSpec, data: TrainingData) -> TrainingData:
@@ -46,14 +47,7 @@ def with_minority(spec: MinoritySpec, data: TrainingData) -> TrainingData:
     """Rows made are behind the others, with the time of the last one. Raises InvalidInput: MISSING_VALUE where a
     feature is missing, for there is nothing between it and another; NOT_ENOUGH_DATA where the class has too few rows.
     """
-    try:
-        from imblearn.over_sampling import SMOTE
-    except ImportError as error:
-        raise JobFailed(
-            "minority= needs imbalanced-learn, which is not installed here.",
-            code="MISSING_PACKAGE",
-            next_action="pip install 'skyriver[augment]', or put imbalanced-learn into the application's requirements.",
-        ) from error
+    over_sampling = package("imblearn.over_sampling", "augment", "minority=", distribution="imbalanced-learn")
     missing = np.isnan(data.x)
     if missing.any():
         column = int(np.flatnonzero(missing.any(axis=0))[0])
@@ -74,7 +68,9 @@ def with_minority(spec: MinoritySpec, data: TrainingData) -> TrainingData:
         )
     if len(classes) != 2 or fewest >= spec.ratio * most:
         return data
-    sampler = SMOTE(sampling_strategy=spec.ratio, k_neighbors=spec.neighbours, random_state=data.seed & 0xFFFF_FFFF)
+    sampler = over_sampling.SMOTE(
+        sampling_strategy=spec.ratio, k_neighbors=spec.neighbours, random_state=data.seed & 0xFFFF_FFFF
+    )
     x, y = sampler.fit_resample(data.x, data.y.astype(np.int64))
     made = len(x) - len(data.x)
     time = np.concatenate([data.time, np.full(made, data.time[-1] if len(data.time) else 0, np.int64)])

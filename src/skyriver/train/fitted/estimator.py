@@ -15,10 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skyriver.core.errors import JobFailed
-from skyriver.train.fitted.fitted import Fitted, as_scores, first_line, package, refuse_model
+from skyriver.train.fitted.fitted import Fitted, as_scores, first_line, refuse_model
 from skyriver.train.fitted.graph import FEATURES, scoring_graph
 from skyriver.train.fitted.recognise import not_a_model, not_fitted
 from skyriver.train.fitted.sklearn_trees import read_sklearn
+from skyriver.train.packages import package
 from skyriver.train.trees_onnx import to_onnx as trees_to_onnx
 
 _NAMES = "X does not have valid feature names"

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-from types import ModuleType
 from typing import Any, NoReturn, Protocol
 
 import numpy as np
@@ -51,20 +49,6 @@ def refuse_model(what: str, next_action: str) -> NoReturn:
     raise InvalidInput(
         f"The trained model cannot be served exactly: {what}.", code="UNSUPPORTED_MODEL", next_action=next_action
     )
-
-
-def package(name: str, extra: str, wanted: str) -> ModuleType:
-    """An optional package that is `wanted` for something; raises InvalidInput (MISSING_PACKAGE)."""
-    try:
-        return importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        if error.name is None or error.name.partition(".")[0] != name.partition(".")[0]:
-            raise
-        raise InvalidInput(
-            f"{wanted} needs the package {name}, which this environment does not have.",
-            code="MISSING_PACKAGE",
-            next_action=f"pip install 'skyriver[{extra}]'; or name {name} in the requirements.txt of the application.",
-        ) from None
 
 
 def first_line(error: BaseException) -> str:

@@ -16,9 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skyriver.core.errors import JobFailed
-from skyriver.train.fitted.fitted import Fitted, as_scores, first_line, package, refuse_model
+from skyriver.train.fitted.fitted import Fitted, as_scores, first_line, refuse_model
 from skyriver.train.fitted.graph import FEATURES, SCORE, is_probability, scoring_graph
 from skyriver.train.fitted.recognise import not_a_model
+from skyriver.train.packages import package
 
 _SIGMOID = "Return torch.nn.Sequential(model, torch.nn.Sigmoid()), if what it gives are log-odds."
 

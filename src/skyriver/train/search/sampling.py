@@ -11,9 +11,9 @@ from typing import Any, Final
 
 import numpy as np
 
-from skyriver.core.errors import InvalidInput
 from skyriver.core.spec import ParameterSpec
 from skyriver.core.spec_search import Value
+from skyriver.train.packages import package
 from skyriver.train.search.trial import Trial
 
 DRAWS: Final = 20
@@ -24,15 +24,7 @@ class Sampler:
     """Raises InvalidInput (MISSING_PACKAGE) without Optuna."""
 
     def __init__(self, space: Sequence[ParameterSpec], seed: int, trials: Iterable[Trial] = ()) -> None:
-        try:
-            import optuna
-        except ImportError:
-            raise InvalidInput(
-                "Searching parameters needs the package optuna.",
-                code="MISSING_PACKAGE",
-                next_action="`pip install 'skyriver[search]'`; where the application has a requirements.txt, add optuna"
-                " to it.",
-            ) from None
+        optuna = package("optuna", "search", "A search for parameters")
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self._optuna, self._seed = optuna, seed & 0xFFFF_FFFF
         self._space = {each.name: _distribution(optuna, each) for each in space}

@@ -126,6 +126,11 @@ class Context:
         return f"step {self._step + 1}{rows}"
 
     @property
+    def global_batch(self) -> int:
+        """Rows of a step; 0 before `steps`."""
+        return self._order.batch if self._order is not None else 0
+
+    @property
     def can_cut(self) -> bool:
         """Whether smaller batches would do for what is being worked on."""
         return self._rows > 1 and not self._shards and not self._has_batch_statistics

@@ -16,13 +16,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skyriver.core.curves import Tell, untold
-from skyriver.core.errors import disk_error
+from skyriver.core.errors import SkyriverError, disk_error
 from skyriver.core.jobs import Progress
 from skyriver.core.spec_augment import AugmentSpec
 from skyriver.train.data import TrainingData
 from skyriver.train.export import Export, Exported
+from skyriver.train.parity import CLEAN, unusual
 from skyriver.train.spread.checkpoints import Checkpoints
-from skyriver.train.spread.context import Context
+from skyriver.train.spread.context import Context, Diverged
 from skyriver.train.spread.given import get, put, read
 from skyriver.train.spread.launcher import Change, Launcher
 
@@ -59,8 +60,15 @@ class _Called:
     augment: tuple[AugmentSpec, ...]
 
     def __call__(self, ctx: Context) -> Any:
-        ctx.data, ctx.augment = get(self.folder, self.augment), self.augment
-        return self.load()(ctx)
+        data = ctx.data = get(self.folder, self.augment)
+        ctx.augment = self.augment
+        try:
+            return self.load()(ctx)
+        except Diverged as error:
+            columns = unusual(data.x, data.names)
+            if columns:
+                error.next_action = f"If the net takes no such values: {columns}. {CLEAN} Else lower the learning rate."
+            raise
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +137,9 @@ class Spread:
         )
         try:
             return from_bytes(self.launcher.run())
+        except SkyriverError as error:
+            error.where = error.where or export.function
+            raise
         finally:
             self._kept, self.launcher = self.launcher.checkpoints, None
 

@@ -457,7 +457,7 @@ class Launcher:
                 f"{ENDS} workers ended one after another, and no step after {self._furthest} was done: "
                 f"{', '.join(f'{n} {how}' for how, n in Counter(self._ended).items())}{why}.",
                 code="WORKERS_END",
-                next_action="The log of the job has what they printed; declare more memory, or a smaller global_batch.",
+                next_action="The log of the job has what they printed; where memory was short, halve global_batch.",
             )
 
     def _how(self, worker: _Worker) -> str:

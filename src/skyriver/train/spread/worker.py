@@ -10,7 +10,7 @@ import sys
 import sysconfig
 import threading
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess, parent_process
@@ -21,6 +21,8 @@ import torch
 from torch.distributed import TCPStore
 
 from skyriver.core.errors import InvalidInput, SkyriverError, Unavailable
+from skyriver.train.fitted.fitted import first_line
+from skyriver.train.memory import is_out_of_memory
 from skyriver.train.spread.context import Context
 from skyriver.train.spread.member import Dismissed
 
@@ -117,26 +119,28 @@ def _without_semaphores() -> None:
 
 def _told(error: BaseException, ctx: Context | None) -> dict[str, str]:
     """As the parts of a `JobFailed`."""
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if not _is_installed(frame.filename)]
     if isinstance(error, SkyriverError):
         return {
             "message": error.message,
             "code": error.code,
-            "where": error.where,
+            "where": error.where or _place(own),
             "next_action": error.next_action,
             "kind": "unavailable" if isinstance(error, Unavailable) else "",
         }
-    frames = traceback.extract_tb(error.__traceback__)
-    own = [frame for frame in frames if not _is_installed(frame.filename)] or frames
-    where = f"{Path(own[-1].filename).name}:{own[-1].lineno}" if own else ""
-    if _is_out_of_memory(error):
+    where = _place(own or frames)
+    if is_out_of_memory(error):
+        batch = ctx.global_batch if ctx is not None else 0
+        smaller = f"global_batch={batch // 2} in ctx.steps" if batch > 1 else "a smaller model"
         return {
             "message": f"There was not enough memory for {ctx.batch if ctx is not None else 'the function'}.",
             "code": "OUT_OF_MEMORY",
             "where": where,
-            "next_action": "Halve global_batch, or declare more memory.",
+            "next_action": f"Write {smaller}, or train where there is more memory.",
         }
     return {
-        "message": traceback.format_exception_only(error)[-1].strip(),
+        "message": f"{first_line(error)}.",
         "code": "USER_ERROR",
         "where": where,
         "next_action": "Correct the function; the log of the job has the traceback.",
@@ -148,7 +152,5 @@ def _is_installed(file: str) -> bool:
     return "site-packages" in file or file.startswith("<") or any(Path(file).is_relative_to(one) for one in _INSTALLED)
 
 
-def _is_out_of_memory(error: BaseException) -> bool:
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or (
-        isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
-    )
+def _place(frames: Sequence[traceback.FrameSummary]) -> str:
+    return f"{Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""

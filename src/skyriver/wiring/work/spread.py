@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import shutil
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,8 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from skyriver.client.appfile import load_app
-from skyriver.core.errors import InvalidInput
 from skyriver.core.spec import TrainSpec
+from skyriver.train.packages import missing
 from skyriver.wiring.work.job import Job
 
 if TYPE_CHECKING:
@@ -45,14 +44,10 @@ def _tell() -> None:
 
 
 @contextmanager
-def spread_of(job: Job, spec: TrainSpec) -> Iterator[Spread | None]:
+def spread_of(job: Job, spec: TrainSpec, checkpoints: Path) -> Iterator[Spread | None]:
     """None: the function is called once, in this process. While it is open SIGTERM lets the workers end their step and
     leave a checkpoint, from which the next attempt goes on; then it ends this process. Raises InvalidInput
     (MISSING_PACKAGE)."""
-    checkpoints = job.home.trainings / job.tenant / job.target / job.name
-    for other in checkpoints.parent.glob("*"):  # those of one model run one after the other
-        if other != checkpoints:
-            shutil.rmtree(other, ignore_errors=True)
     if not spec.workers:
         yield None
         return
@@ -60,13 +55,7 @@ def spread_of(job: Job, spec: TrainSpec) -> Iterator[Spread | None]:
         from skyriver.train.spread.fit import Spread
         from skyriver.train.spread.launcher import Stopped
     except ModuleNotFoundError as error:
-        raise InvalidInput(
-            f"A training on workers needs the package {error.name}, which this environment does not have.",
-            code="MISSING_PACKAGE",
-            where=spec.function,
-            next_action="pip install 'skyriver[torch]'; or name torch and safetensors in the application's"
-            " requirements.txt.",
-        ) from error
+        raise missing(error.name or "torch", "torch", "A training on workers", where=spec.function) from error
     _tell()
     spread = Spread(
         partial(load_function, job.app_path, spec.function),

@@ -17,7 +17,6 @@ from skyriver.release.manifest import (
     CalibrationRecord,
     FeaturesRef,
     Part,
-    SourceRef,
     SplitRecord,
     VersionManifest,
     parse_manifest,
@@ -28,8 +27,9 @@ from skyriver.train.run import Champion, Trained, train
 from skyriver.train.split import Rows
 from skyriver.wiring.work.champion_scores import put_scores
 from skyriver.wiring.work.examined import examination
-from skyriver.wiring.work.history import History, delay_of, newest_history, rows_of
+from skyriver.wiring.work.history import History, delay_of, rows_of
 from skyriver.wiring.work.job import CURVE_FILE, Job
+from skyriver.wiring.work.kept import Kept, ref_of
 from skyriver.wiring.work.same_features import same_features
 from skyriver.wiring.work.search import forget_others, history_of_run, look_of
 from skyriver.wiring.work.spread import spread_of
@@ -42,11 +42,12 @@ def work(job: Job) -> dict[str, Any]:
     features = job.app.feature_set(model.train.features)
     source = job.app.source(features.source)
     fit = job.load_app().functions[model.train.function]
-    history = history_of_run(job, source) if "study" in job.inputs else newest_history(job, source)
+    kept = Kept.of(job)
+    history = history_of_run(job, source) if "study" in job.inputs else kept.history(job, source)
     rows = rows_of(job, model, history)
     same = same_features(job, history, plan_features(features, source), rows) if model.gate.same_features else None
     look = look_of(job, model.train)
-    with spread_of(job, model.train) as spread:
+    with spread_of(job, model.train, kept.workers) as spread:
         trained = train(
             model,
             rows,
@@ -59,6 +60,7 @@ def work(job: Job) -> dict[str, Any]:
             tell=job.curve,
             look=look,
             spread=spread,
+            kept=kept.trees(job, model.train.function),
         )
     if trained.examined is not None:
         for line in lines(trained.examined):
@@ -84,6 +86,7 @@ def work(job: Job) -> dict[str, Any]:
     if look is not None:
         look.done()
         forget_others(job)
+    kept.done()
     return outputs
 
 
@@ -126,13 +129,7 @@ def _manifest(
         artifact=artifact,
         bytes=len(trained.onnx),
         features=FeaturesRef(features.name, plan.digest, features.names, features.to_json()),
-        source=SourceRef(
-            name=history.source.name,
-            table_version=history.table.version,
-            labels_version=history.labels.version if history.labels is not None else None,
-            rows=history.table.rows,
-            reference_versions={name: version.version for name, version in history.references.items()},
-        ),
+        source=ref_of(history),
         code=job.code["bundle"],
         spec_digest=job.app.digest(),
         params={k: v for k, v in trained.params.items() if isinstance(v, str | int | float | bool | None)},
