@@ -26,6 +26,7 @@ from skyriver.train.spread.gradients import Buckets, Shards, _in_buckets  # noqa
 from skyriver.train.spread.group import BrokenGroup, Group, NotHandedOver  # noqa: E402
 from skyriver.train.spread.measuring import Stopwatch, pair_seconds  # noqa: E402
 from skyriver.train.spread.pays import Timed  # noqa: E402
+from skyriver.train.spread.printed import Named  # noqa: E402
 from skyriver.train.spread.shards import rows_of_shard  # noqa: E402
 from skyriver.train.spread.worker import _gpu  # noqa: E402
 
@@ -372,6 +373,18 @@ def test_what_came_of_it_is_told_in_parts_and_bounded(line: Line, monkeypatch: p
     monkeypatch.setattr("skyriver.train.spread.member.MOST_HANDED", 99)
     with pytest.raises(JobFailed, match="has 100 bytes; 99 at most are handed over"):
         member._hand(bytes(100))
+
+
+def test_what_a_worker_prints_has_its_number_and_goes_out_by_lines(tmp_path: Path) -> None:
+    seen = tmp_path / "log"
+    with seen.open("wb") as file:
+        told = Named(file.fileno(), "worker 2")
+        print("one", "line", end="", file=told)
+        assert seen.read_bytes() == b""
+        print(" of two writes\n\nand more", file=told)
+        print("cut \udcff", file=told)
+    lines = ["one line of two writes", "", "and more", r"cut \udcff", ""]
+    assert seen.read_text().split("\n") == [f"worker 2 | {line}" for line in lines[:-1]] + [""]
 
 
 def test_each_worker_has_a_gpu_of_its_own_or_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

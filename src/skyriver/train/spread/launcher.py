@@ -130,6 +130,7 @@ class Launcher:
         threads, shards = int(self._settings.get("threads", 0)), int(self._settings.get("context", {}).get("shards", 0))
         self._tuning = Tuning(Limits(workers, cores, shards, threads)) if cores else None
         self._setting = self._tuning.setting if self._tuning is not None else Setting(workers, threads or 1)
+        self._are_many = workers > 1
         self._size, self._on_choice = self._setting.workers, on_choice
         self._told_how: dict[str, int] = {}
         self._started_s = self._cut_at = 0.0
@@ -239,7 +240,7 @@ class Launcher:
                 self._numbers,
                 self._function,
                 self._hand_over,
-                {**self._settings, "slot": slot},
+                {**self._settings, "slot": slot, "named": self._are_many},
             ),
             name=f"worker-{self._numbers}",
         )

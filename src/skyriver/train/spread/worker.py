@@ -25,6 +25,7 @@ from skyriver.train.fitted.fitted import first_line
 from skyriver.train.memory import is_out_of_memory
 from skyriver.train.spread.context import Context
 from skyriver.train.spread.member import Dismissed
+from skyriver.train.spread.printed import name_lines
 
 _M_ARENA_MAX: Final = -8
 ARENAS: Final = 2
@@ -46,6 +47,8 @@ def work(
     threading.Thread(target=_end_with, args=(parent_process(),), name="orphan", daemon=True).start()
     torch.set_num_threads(int(settings.get("threads", 1)))
     bound_arenas()
+    if settings.get("named"):
+        name_lines(worker)
     _without_semaphores()
     ctx: Context | None = None
     try:
@@ -70,6 +73,7 @@ def work(
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(1)
+    sys.stdout.flush()
     os._exit(0)  # what is stuck in a backend's thread does not keep it
 
 
