@@ -54,7 +54,8 @@ def _how(job: Resource, process: ProcessStatus) -> Ended | None:
     if not failed and process.alive:
         return None
     if process.out_of_memory or report.get("reason") == Ending.OUT_OF_MEMORY:
-        knows_better = not process.out_of_memory and all(told)  # with what it was at, and what to make smaller
+        # with what it was at, and what to make smaller
+        knows_better = report.get("reason") == Ending.OUT_OF_MEMORY and all(told)
         return _ended(Ending.OUT_OF_MEMORY, *(told if knows_better else _memory(job, process)))
     if process.timed_out:
         return _ended(Ending.TIMED_OUT, *_time(job))

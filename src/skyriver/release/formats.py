@@ -25,8 +25,9 @@ _FROM_TORCH = (
 )
 _FROM_KERAS = (
     "Where the model was made: `pip install keras torch onnxscript`, then"
-    ' `KERAS_BACKEND=torch python -c "import keras, sys;'
-    " keras.saving.load_model(sys.argv[1]).export(sys.argv[1] + '.onnx', format='onnx')\" FILE`"
+    " `python -c \"import os, sys; os.environ['KERAS_BACKEND'] = 'torch'; import keras;"
+    " m = keras.saving.load_model(sys.argv[1]); m(keras.ops.zeros((1, *m.input_shape[1:])));"
+    " m.export(sys.argv[1] + '.onnx', format='onnx')\" FILE`"
 )
 _FROM_SAVED_MODEL = (
     "`pip install tf2onnx tensorflow`, then `python -m tf2onnx.convert --saved-model FILE --output FILE.onnx`"

@@ -31,6 +31,7 @@ from skyriver.observe.demand import LOOK_S, QUICK_S, DemandMeter, Measured, elas
 from skyriver.wiring.attempts import Attempts, OnProblem
 from skyriver.wiring.histories import Histories
 from skyriver.wiring.home import Home
+from skyriver.wiring.leftovers import forget_leftovers
 from skyriver.wiring.measuring import FailureLog
 from skyriver.wiring.process import write_atomically
 from skyriver.wiring.sleepers import Sleepers
@@ -69,7 +70,7 @@ class Scaler:
         )
         self._capacity = capacity
         self._pool: MachinePool | None = None
-        self._memory = home.root / "scaling.json"
+        self._home, self._memory = home, home.root / "scaling.json"
         self._scalings: dict[float, Scaling] = {}
         """By the seconds between two looks."""
         self._due: dict[float, float] = {}
@@ -139,7 +140,11 @@ class Scaler:
             self._remember()
             if self._names is not None:
                 self._histories.keep(self._names)
+                forget_leftovers(self._home, self._models)
                 self.attainment.keep(self._names)
+
+    def _models(self) -> set[str]:
+        return {f"{model.tenant}/{model.name}" for model in self._loop.snapshot().rows.every("model")}
 
     def objective(self, snapshot: Snapshot, service: Resource) -> Objective | None:
         """Whether it is kept now; for any thread."""

@@ -245,7 +245,7 @@ def test_a_job_that_knows_with_what_memory_ran_out_says_so(cloud: Cloud) -> None
     ):
         cloud.add(name)
         cloud.compute.report(f"t.job.{name}", outcome="failed", reason="OUT_OF_MEMORY", **report)
-        cloud.end(name, exit_code=1)
+        cloud.end(name, exit_code=1, out_of_memory=True)  # as the adapter says of such a report
         row = cloud.get(name)
         assert (row.state, row.reason, row.message) == ("FAILED", "OUT_OF_MEMORY", message)
 
