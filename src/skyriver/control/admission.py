@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from skyriver.core.jobs import ENDED, Capacity, asked_by, asks_for
+from skyriver.core.jobs import ENDED, Capacity, asked_by
 from skyriver.core.resources import Key, Resource, Snapshot
 
 TOLD = 10
@@ -66,9 +66,9 @@ def admit(snapshot: Snapshot, capacity: Capacity) -> Admission:
     return Admission(frozenset(admitted), told, waits, given)
 
 
-def held_by_jobs(snapshot: Snapshot) -> Capacity:
-    """What those that run were admitted with."""
-    asked = [asks_for(job.spec.get("limits", {})) for job in snapshot.rows.every("job") if job.state in _USING]
+def held_by_jobs(snapshot: Snapshot, capacity: Capacity) -> Capacity:
+    """What those that run were admitted with, where jobs have `capacity`."""
+    asked = [asked_by(job, capacity) for job in snapshot.rows.every("job") if job.state in _USING]
     return Capacity(sum(each.cpus for each in asked), sum(each.memory_mb for each in asked))
 
 

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from skyriver.core.calibration import MEANS
 from skyriver.core.curves import Tell, untold
+from skyriver.core.environments import lacking
 from skyriver.core.errors import InvalidInput, JobFailed, SkyriverError
 from skyriver.core.jobs import Progress
 from skyriver.core.spec import ModelSpec, TrainSpec
@@ -278,7 +279,7 @@ def _call(spec: TrainSpec, fit: Callable[[TrainingData], Any], data: TrainingDat
             f"{spec.function} failed: {first_line(error)}.",
             code="USER_ERROR",
             where=_place(error, fit),
-            next_action=" ".join(_advice(data)),
+            next_action=lacking(error) or " ".join(_advice(data)),
         ) from error
     return model
 

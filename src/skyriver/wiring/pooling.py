@@ -109,7 +109,8 @@ class MachinePool:
         self._asked = {**others, **{name: self._of(name, ask, price, fleet) for name, (ask, price) in asks.items()}}
         wishes = {name: asked.ask for name, asked in self._asked.items()}
         # Cores are shared by the system when a job begins; who is asked now does not lose a replica to it.
-        left = self._capacity.less(self._taken(snapshot, wishes)).less(Capacity(0.0, held_by_jobs(snapshot).memory_mb))
+        jobs = held_by_jobs(snapshot, self._capacity)
+        left = self._capacity.less(self._taken(snapshot, wishes)).less(Capacity(0.0, jobs.memory_mb))
         grants = share(wishes, left.cpus, left.memory_mb, self._curves)
         replicas = {name: grants.replicas[name] for name in asks}
         return replicas, self._told(grants, asks) if grants.scarce else {}

@@ -1,3 +1,4 @@
+import importlib
 import io
 import pickle
 import traceback
@@ -178,6 +179,15 @@ def test_what_the_function_raises_is_told_with_its_line() -> None:
     assert failed.value.code == "USER_ERROR"
     assert failed.value.where.startswith("test_run.py:")
     assert isinstance(failed.value.__cause__, ValueError), "the job's log gets the whole traceback"
+
+
+def test_a_package_that_the_function_lacks_is_told_with_where_to_name_it() -> None:
+    def fit(data: TrainingData) -> lightgbm.Booster:
+        return importlib.import_module("nowhere_to_be_found.boosted")
+
+    with pytest.raises(JobFailed, match="No module named 'nowhere_to_be_found'") as failed:
+        _train(fit)
+    assert "requirements.txt beside the application's file that names what brings nowhere" in failed.value.next_action
 
 
 def test_an_error_inside_a_library_points_at_the_users_line() -> None:

@@ -198,6 +198,9 @@ def test_fixed_services_and_the_memory_of_jobs_are_taken_off_first() -> None:
     large = replace(job, spec={"limits": {"cpus": 1.0, "memory_mb": 10_000_000}})
     rows = Rows([*snapshot.rows.values(), large])
     assert cloud.pool.grant(replace(snapshot, resources=rows), fleet, asks)[0] == {"t/rent": 1}
+    spread = replace(job, spec={"limits": {"cpus": 1.0, "memory_mb": 4_000}, "workers": 3})
+    rows = Rows([*snapshot.rows.values(), spread])
+    assert cloud.pool.grant(replace(snapshot, resources=rows), fleet, asks)[0] == {"t/rent": 1}, "its workers count too"
 
 
 @pytest.mark.parametrize("other", [sr.Service(replicas=2), elastic(replicas=(2, 4))], ids=["fixed", "its least"])

@@ -20,6 +20,7 @@ from typing import Any, Final
 import torch
 from torch.distributed import TCPStore
 
+from skyriver.core.environments import lacking
 from skyriver.core.errors import InvalidInput, SkyriverError, Unavailable
 from skyriver.train.fitted.fitted import first_line
 from skyriver.train.memory import is_out_of_memory
@@ -147,7 +148,7 @@ def _told(error: BaseException, ctx: Context | None) -> dict[str, str]:
         "message": f"{first_line(error)}.",
         "code": "USER_ERROR",
         "where": where,
-        "next_action": "Correct the function; the log of the job has the traceback.",
+        "next_action": lacking(error) or "Correct the function; the log of the job has the traceback.",
     }
 
 
