@@ -86,7 +86,7 @@ def test_finds_what_is_near_the_best_and_cuts_what_is_not(tmp_path: Path) -> Non
     assert found.ended == "30 trials"
     cut = [trial for trial in found.trials if trial.state == "pruned"]
     assert len(cut) > 10
-    assert {len(trial.looks) for trial in cut} <= {3, 9, 27}
+    assert {len(trial.looks) for trial in cut} <= {2, 6, 18}
     assert max(len(trial.looks) for trial in found.trials) == 10 + PATIENCE
     assert found.best.value == max(t.value or 0 for t in found.trials if t.state == "complete")
 
@@ -430,12 +430,12 @@ def test_trials_of_a_run_before_are_taken_over_where_they_are_of_the_same(tmp_pa
 
 
 def test_halving_keeps_the_best_third() -> None:
-    assert [looks for looks in range(1, 100) if is_rung(looks)] == [3, 9, 27, 81]
-    others = [[(10, 0.0), (20, 0.0), (30, value)] for value in (0.1, 0.2, 0.3, 0.4, 0.5)]
-    assert goes_on(3, 0.45, others)
-    assert not goes_on(3, 0.35, others)
-    assert goes_on(2, -1.0, others), "nobody is compared between"
-    assert goes_on(9, -1.0, others), "the first one that comes so far"
+    assert [looks for looks in range(1, 100) if is_rung(looks)] == [2, 6, 18, 54]
+    others = [[(10, 0.0), (20, value), (30, 0.0)] for value in (0.1, 0.2, 0.3, 0.4, 0.5)]
+    assert goes_on(2, 0.45, others)
+    assert not goes_on(2, 0.35, others)
+    assert goes_on(3, -1.0, others), "nobody is compared between"
+    assert goes_on(6, -1.0, others), "the first one that comes so far"
 
 
 def test_the_sampler_learns() -> None:

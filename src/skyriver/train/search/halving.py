@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from typing import Final
 
 ETA: Final = 3
-FIRST: Final = 3
+FIRST: Final = 2
 
 
 def is_rung(looks: int) -> bool:
