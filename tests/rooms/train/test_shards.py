@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from skyriver.train.spread.shards import Order, TreeSum, blocks, key, permuted, rows_of_shard, stretch
+from skyriver.train.spread.shards import BLOCK, Order, TreeSum, blocks, key, permuted, rows_of_shard, stretch
 
 POWERS = st.sampled_from([1, 2, 4, 8, 16, 32])
 
@@ -76,6 +76,16 @@ def test_the_order_is_a_function_of_the_seed_and_the_epoch() -> None:
     assert np.array_equal(first, Order(1_000, 1_000, 2, 1).rows_of(0, slice(0, 1_000)))
     assert not np.array_equal(first, of[2].rows_of(0, slice(0, 1_000)))
     assert not np.array_equal(first, of[1].rows_of(1, slice(0, 1_000)))
+
+
+@pytest.mark.parametrize(("start", "stop"), [(0, 5), (BLOCK - 3, BLOCK), (BLOCK - 3, 2 * BLOCK + 4), (BLOCK, BLOCK)])
+def test_an_order_is_one_permutation_in_whatever_stretches_it_is_computed(start: int, stop: int) -> None:
+    rows = 3 * BLOCK
+    whole = permuted(np.arange(rows, dtype=np.uint64), rows, key(3, 0))
+    found = Order(rows, rows, 1, 3).rows_of(0, slice(start, stop))
+    assert np.array_equal(found, whole[start:stop])
+    found[:] = -1  # it is the caller's: what is asked for later is another one
+    assert np.array_equal(Order(rows, rows, 1, 3).rows_of(0, slice(start, stop)), whole[start:stop])
 
 
 def test_an_order_looks_like_chance() -> None:

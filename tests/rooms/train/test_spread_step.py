@@ -21,7 +21,7 @@ from torch.distributed import HashStore  # noqa: E402
 from skyriver.core.errors import Corrupt, InvalidInput, JobFailed, Unavailable  # noqa: E402
 from skyriver.train.spread.checkpoints import Checkpoints, copied, read, write  # noqa: E402
 from skyriver.train.spread.context import Context, Diverged  # noqa: E402
-from skyriver.train.spread.feeding import as_rows  # noqa: E402
+from skyriver.train.spread.feeding import TOGETHER_BYTES, Feeder, as_rows, source  # noqa: E402
 from skyriver.train.spread.gradients import Buckets, Shards, _in_buckets  # noqa: E402
 from skyriver.train.spread.group import BrokenGroup, Group, NotHandedOver  # noqa: E402
 from skyriver.train.spread.measuring import Stopwatch, pair_seconds  # noqa: E402
@@ -426,6 +426,27 @@ def test_a_data_set_of_items_is_made_in_turn() -> None:
     of = as_rows(Squares())
     x, y = of.take(np.array([3, 1]))
     assert (x.tolist(), y.tolist(), getattr(of, "by_turns", False)) == ([3.0, 1.0], [9, 1], True)
+
+
+@pytest.mark.parametrize("columns", [4, TOGETHER_BYTES // 16], ids=["small", "large"])
+def test_parts_of_a_step_are_fetched_together_where_they_are_small(
+    columns: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("skyriver.train.spread.feeding.WORTH_S", 1e9)  # no other thread, however slow the machine is
+    x = torch.arange(16.0)[:, None].expand(16, columns).contiguous()
+    fed = source((x,), 8, 1, seed=1)
+    parts = [(step, part, 2 * part, 2 * part + 2) for step in (0, 1) for part in range(4)]
+    alone = [fed.take(part)[0] for part in parts]
+    feeder, asked = Feeder(fed), list[Any]()
+    taken = feeder._take
+    feeder._take = lambda part: asked.append(part) or taken(part)  # type: ignore[method-assign,func-returns-value]
+    assert torch.equal(feeder.get(parts[0], None, parts[:4])[0], alone[0])
+    assert asked == (parts[:4] if columns == 4 else parts[:1])
+    # two others joined: of the first step only the third part is left to this one
+    assert torch.equal(feeder.get(parts[2], None, parts[2:3])[0], alone[2])
+    for at in (4, 5, 6, 7):
+        assert torch.equal(feeder.get(parts[at], None, parts[4:])[0], alone[at])
+    feeder.close()
 
 
 def state(step: int = 7) -> dict[str, Any]:

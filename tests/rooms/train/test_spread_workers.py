@@ -28,7 +28,7 @@ from skyriver.train.spread.context import Context  # noqa: E402
 from skyriver.train.spread.group import form  # noqa: E402
 from skyriver.train.spread.launcher import Change, Launcher, Stopped, _Worker  # noqa: E402
 from skyriver.train.spread.pays import Choice  # noqa: E402
-from skyriver.train.spread.worker import bound_arenas  # noqa: E402
+from skyriver.train.spread.worker import bound_arenas, keep_memory  # noqa: E402
 
 STEPS = 48
 DEADLINE_S = 120.0
@@ -558,6 +558,7 @@ def generations(told: Any) -> None:
     """Both members are threads of this process, whose memory after each generation it tells."""
     torch.set_num_threads(1)
     bound_arenas()
+    keep_memory()
     store, vectors = HashStore(), [torch.ones(NUMBERS) for _ in range(2)]
 
     def member(generation: int, rank: int) -> None:

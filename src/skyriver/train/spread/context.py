@@ -223,8 +223,9 @@ class Context:
                 code="BACKWARD_TWICE",
                 next_action="Add the losses, and call ctx.backward once.",
             )
-        now.loss += float(loss.detach()) * now.weight
-        (loss * now.weight if now.weight != 1.0 else loss).backward()
+        mean = loss.detach()
+        now.loss += float(mean) * now.weight
+        loss.backward(torch.full_like(mean, now.weight))  # as (loss * weight).backward(), without its two kernels
 
     def step(self, optimizer: torch.optim.Optimizer | None = None, *, clip: float = 0.0) -> None:
         """Call it in each turn of the loop: the optimizers step once all parts of the step are summed. `clip`: the most
@@ -415,8 +416,9 @@ class Context:
         now = self._now = _Step()
         try:
             parts.begin(group, len(mine))
-            for part in mine:
-                at = rows_of_shard(part, of, count)
+            rows = [rows_of_shard(part, of, count) for part in mine]
+            every = [(step, part, at.start, at.stop) for part, at in zip(mine, rows, strict=True) if at.start < at.stop]
+            for part, at in zip(mine, rows, strict=True):
                 if at.start == at.stop:
                     parts.nothing(part)
                     continue
@@ -425,7 +427,7 @@ class Context:
                 parts.start(part == mine.start)
                 self._seed(step, part)
                 self._watch.lap("passes")
-                batch = feeder.get((step, part, at.start, at.stop), self._following(order, step, part, mine, of))
+                batch = feeder.get((step, part, at.start, at.stop), self._following(order, step, part, mine, of), every)
                 self._watch.lap("load")
                 yield self._there(batch) if self.device.type != "cpu" else batch
                 if not now.stepped:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -37,6 +38,9 @@ class Rows(Protocol):
 WORTH_S: Final = 0.001
 """A batch that is quicker to fetch is fetched when it is asked for: to hand it over between threads takes as long."""
 
+TOGETHER_BYTES: Final = 1 << 20
+"""Of a step's parts that are fetched at once."""
+
 
 @dataclass(frozen=True, slots=True)
 class Source:
@@ -49,6 +53,8 @@ class Source:
     identity: int = 0
     """Of the rows, where it is known; else 0."""
     close: Callable[[], None] = lambda: None
+    row_bytes: int = 0
+    """Of rows that lie in memory, and are taken from there without a random number; else 0."""
 
 
 def source(
@@ -101,7 +107,8 @@ def _source(dataset: Any, batch: int, epochs: int, seed: int, *, drop_last: bool
     def of_rows(part: Part) -> Any:
         return rows.take(order.rows_of(part[0], slice(part[2], part[3])))
 
-    return Source(order, of_rows, by_turns=getattr(rows, "by_turns", False))
+    row_bytes = rows.row_bytes if isinstance(rows, _Tensors) else 0
+    return Source(order, of_rows, by_turns=getattr(rows, "by_turns", False), row_bytes=row_bytes)
 
 
 class Feeder:
@@ -113,6 +120,9 @@ class Feeder:
         self._thread = None if source.by_turns else ThreadPoolExecutor(1, thread_name_prefix="rows")
         self._took_s = 0.0
         """That one took lately."""
+        self._last = deque[float](maxlen=3)
+        self._small: dict[Part, Any] = {}
+        """What was fetched together with the first part of a step."""
         self._begun: float | None = None
         self._waited_s = 0.0
 
@@ -121,13 +131,18 @@ class Feeder:
         """The share of the time since the first batch was asked for in which the training waited for data."""
         return 0.0 if self._begun is None else self._waited_s / max(time.monotonic() - self._begun, 1e-9)
 
-    def get(self, part: Part, following: Part | None) -> Any:
-        """The batch of `part`; `following` is what is most likely asked for next."""
+    def get(self, part: Part, following: Part | None, of_step: Sequence[Part] = ()) -> Any:
+        """The batch of `part`; `following` is what is most likely asked for next, and `of_step` what this step has."""
         begun = time.monotonic()
         if self._begun is None:
             self._begun = begun
         try:
-            return self._get(part, following)
+            if part in self._small:
+                return self._small.pop(part)
+            batch = self._get(part, following)
+            if self._is_small(of_step):
+                self._small = {each: self._take(each) for each in of_step if each > part}
+            return batch
         finally:
             self._waited_s += time.monotonic() - begun
 
@@ -141,6 +156,12 @@ class Feeder:
             self._next = following, self._thread.submit(self._take, following)
         return batch
 
+    def _is_small(self, parts: Sequence[Part]) -> bool:
+        """After a backward pass the first call of anything takes several times as long: the processor's caches are full
+        of gradients."""
+        size = sum(stop - start for _, _, start, stop in parts) * self._source.row_bytes
+        return 0 < size <= TOGETHER_BYTES and not self.ahead
+
     @property
     def took_s(self) -> float:
         """That one batch takes."""
@@ -148,8 +169,9 @@ class Feeder:
 
     @property
     def ahead(self) -> bool:
-        """Whether the next one is fetched meanwhile."""
-        return self._thread is not None and self._took_s > WORTH_S
+        """Whether the next one is fetched meanwhile. The quickest of a few counts: on a machine with more to do than
+        cores any of them may be held up, and then longest by the other thread."""
+        return self._thread is not None and min(self._last, default=0.0) > WORTH_S
 
     def close(self) -> None:
         if self._thread is not None:
@@ -159,7 +181,9 @@ class Feeder:
     def _take(self, part: Part) -> Any:
         begun = time.monotonic()
         batch = self._source.take(part)
-        self._took_s += (time.monotonic() - begun - self._took_s) / 4
+        took = time.monotonic() - begun
+        self._took_s += (took - self._took_s) / 4
+        self._last.append(took)
         return batch
 
 
@@ -171,6 +195,10 @@ class _Tensors:
 
     def __len__(self) -> int:
         return len(self.of[0])
+
+    @property
+    def row_bytes(self) -> int:
+        return int(sum(t.nbytes for t in self.of)) // len(self)
 
     def take(self, rows: NDArray[np.int64]) -> tuple[Tensor, ...]:
         index = torch.from_numpy(rows)
