@@ -6,11 +6,14 @@ from __future__ import annotations
 import hashlib
 import os
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
+
+from skyriver.train.spread.shards import TreeSum
 
 BATCH = {"mlp": 256, "transformer": 64}
 """Rows of a step, for each of the two workers where there are two."""
@@ -85,18 +88,54 @@ def digest(ctx: Any, model: Any) -> bytes:
     return f"{ctx.committed} {found.hexdigest()}".encode()
 
 
-def plain(name: str, steps: int, parts: int = 1, rows: int = 0) -> list[float]:
-    """Seconds of each step of a loop as anybody writes it, whose gradient is added up over `parts` batches."""
-    model, (x, y) = model_of(name), data_of(name)
-    optimizer, rows = optimizer_of(model), rows or BATCH[name]
-    size, took, order = rows // parts, [], torch.randperm(len(x))
-    for step in range(steps):
+def plain(name: str, steps: int, parts: int = 1) -> list[float]:
+    """Seconds of each step of `plain_steps`."""
+    took, loop = [], plain_steps(name, parts)
+    for _ in range(steps):
         begun = time.perf_counter()
-        for part in range(parts):
-            at = (step * rows + part * size) % (len(x) - size)
-            loss = nn.functional.cross_entropy(model(x[order[at : at + size]]), y[order[at : at + size]])
-            (loss / parts).backward()
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+        next(loop)
         took.append(time.perf_counter() - begun)
     return took
+
+
+def plain_steps(name: str, parts: int = 1, *, tree: bool = False) -> Iterator[None]:
+    """A loop as anybody writes it, for ever, whose gradient is added up over `parts` batches; `tree`: in pairs, pairs
+    of pairs and so on, the least that the same bits on any number of workers take."""
+    model, (x, y) = model_of(name), data_of(name)
+    optimizer, parameters, rows = optimizer_of(model), list(model.parameters()), BATCH[name]
+    size, order, at = rows // parts, torch.randperm(len(x)), 0
+    while True:
+        sums: TreeSum[list[Any]] = TreeSum(_added)
+        for part in range(parts):
+            at = (at + size) % (len(x) - size)
+            loss = nn.functional.cross_entropy(model(x[order[at : at + size]]), y[order[at : at + size]])
+            (loss / parts).backward()
+            if tree and part % 2:
+                sums.push(part - 1, 2, [p.grad for p in parameters])
+                for parameter in parameters:
+                    parameter.grad = None
+        if tree:
+            for parameter, gradient in zip(parameters, sums.whole() or (), strict=True):
+                parameter.grad = gradient
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        yield
+
+
+def our_steps(ctx: Any, name: str) -> Iterator[None]:
+    """The same on one worker, for as long as anybody asks for steps."""
+    model, done = model_of(name), 0
+    optimizer = optimizer_of(model)
+    ctx.state(model, optimizer)
+    for x, y in ctx.steps(data_of(name), BATCH[name], 1_000_000):
+        if ctx.committed != done:
+            done = ctx.committed
+            yield
+        ctx.backward(nn.functional.cross_entropy(model(x), y))
+        ctx.step(optimizer)
+
+
+def _added(left: list[Any], right: list[Any]) -> list[Any]:
+    with torch.no_grad():
+        torch._foreach_add_(left, right)
+    return left

@@ -13,8 +13,8 @@ storm     a hundred kills, joins and leaves, each of which changes who is there,
           to be those of one worker alone after as many steps
 scaling   rows a second of two workers against one with one thread and with two: of twice the rows a step (weak) and
           of as many (strong); and of two processes that know nothing of each other
-overhead  one worker against a plain loop, in turns: without shards, and with them against a loop with the same
-          micro-batches and against one that cuts nothing
+overhead  one worker against a plain loop, a step each in turns, by CPU time: without shards, and with them against a
+          loop with the same micro-batches and against one that cuts nothing; and what the sum in a tree takes by itself
 Prints one JSON document; progress goes to stderr. Exit code 1: a goal does not hold.
 """
 
@@ -30,7 +30,7 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -42,9 +42,11 @@ from statistics import median
 from typing import Any, NamedTuple
 
 from _document import Document, Goal, add_parts, tell
-from _training_work import BATCH, digest, plain, train
+from _training_work import BATCH, digest, our_steps, plain, plain_steps, train
 
+from skyriver.train.spread.context import Context
 from skyriver.train.spread.launcher import Change, Launcher, Stopped
+from skyriver.train.spread.worker import keep_memory
 
 MODELS = ("mlp", "transformer")
 GOALS = (
@@ -63,6 +65,11 @@ PARTS = {
     "overhead": ("overhead_share",),
 }
 SHARDS = 8
+WARM_UP = 5
+"""Steps that a figure of scaling leaves out."""
+QUICK = {"kills": ("mlp",), "storm": ("mlp",), "scaling": ("transformer",), "overhead": MODELS}
+WHOLE = {**dict.fromkeys(PARTS, MODELS), "scaling": ("transformer",)}
+"""What is trained in each part, unless it is said."""
 TORCHRUN = ("--standalone", "--nproc-per-node", "2", "--max-restarts", "100")
 RAY = {"RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0", "RAY_CHDIR_TO_TRIAL_DIR": "0"}
 HANGS_S = 90.0
@@ -182,7 +189,7 @@ def kills(document: Document, models: Sequence[str], quick: bool, ray: str) -> N
     chance = random.Random(11)
     all_of: list[Felt] = []
     for model in models:
-        times, of_peers = (4, {"torchrun": 2, "Ray Train": 1}) if quick else (20, {"torchrun": 10, "Ray Train": 5})
+        times, of_peers = (4, {"torchrun": 1, "Ray Train": 1}) if quick else (20, {"torchrun": 5, "Ray Train": 3})
         with tempfile.TemporaryDirectory() as folder:
             steps = Steps(Path(folder) / "steps")
             steps.folder.mkdir()
@@ -357,9 +364,10 @@ def _whole(model: str, steps: int) -> bytes:
 
 
 def scaling(document: Document, models: Sequence[str], quick: bool) -> None:
-    rounds, steps = (2, 40) if quick else (5, 150)
+    rounds, seconds = (1, 5.0) if quick else (3, 10.0)
     for model in models:
         found: dict[str, list[float]] = {}
+        steps = WARM_UP + max(5, round(seconds / _step_seconds(model)))
         for _ in range(rounds):
             for name, ratio in _scaled(model, steps):
                 found.setdefault(name, []).append(ratio)
@@ -396,52 +404,72 @@ def _rows_per_second(model: str, workers: int, shards: int, steps: int, *, batch
         settings = {"threads": threads, "context": {"shards": shards, "params": params}}
         Launcher(train, digest, workers, settings).run()
         found = [step for step in Steps(Path(folder)).look() if step.world == workers]
-    times = sorted({step.done: step.at for step in reversed(found)}.items())[10:]
+    times = sorted({step.done: step.at for step in reversed(found)}.items())[WARM_UP:]
     each = [b[1] - a[1] for a, b in pairwise(times)]
     return batches * BATCH[model] / median(each)
 
 
 def overhead(document: Document, models: Sequence[str], quick: bool) -> None:
-    """In one process, in turns; medians of each turn."""
-    worst = 0.0
-    turns, steps = (4, 20) if quick else (12, 40)
+    """CPU time of the thread, of loops that take a step each in turns; medians of the ratios of neighbours."""
+    worst, seconds = 0.0, 12.0 if quick else 60.0
     for model in models:
-        told = {}
-        for name, shards, parts in (("fast", 0, 1), ("exact", SHARDS, SHARDS), ("exact_to_uncut", SHARDS, 1)):
-            told[name] = round(median(_in_turns(model, shards, parts, turns, steps)) - 1, 4)
-        document.row("skyriver", f"one worker over a plain loop, {model}", **told)
+        with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+            found = pool.submit(_in_turns, model, seconds, keep=True).result()
+        with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+            given_back = pool.submit(_in_turns, model, seconds / 4, keep=False).result()
+        told = {
+            "fast": _over(found, "fast", "plain"),
+            "exact": _over(found, "exact", "plain_cut"),
+            "exact_to_uncut": _over(found, "exact", "plain"),
+            "tree_sum_alone": _over(found, "plain_tree", "plain_cut"),
+            "cut_to_uncut": _over(found, "plain_cut", "plain"),
+        }
+        steps = {f"{name}_ms": round(1e3 * median(of), 2) for name, of in found.items()}
+        steps["plain_cut_without_kept_memory_ms"] = round(1e3 * median(given_back["plain_cut"]), 2)
+        document.row("skyriver", f"one worker over a plain loop, {model}", **told, **steps, steps=len(found["plain"]))
         worst = max(worst, told["fast"], told["exact"])
-    document.measured("overhead_share", worst, note="of loops with the same micro-batches")
+    note = "of loops with the same micro-batches, which keep their memory as ours does"
+    document.measured("overhead_share", worst, note=note)
 
 
-def _in_turns(model: str, shards: int, parts: int, turns: int, steps: int) -> Sequence[float]:
-    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
-        return pool.submit(_turns, model, shards, parts, turns, steps).result()
+def _over(found: Mapping[str, Sequence[float]], ours: str, theirs: str) -> float:
+    return round(median(a / b for a, b in zip(found[ours], found[theirs], strict=True)) - 1, 4)
 
 
-def _turns(model: str, shards: int, parts: int, turns: int, steps: int) -> list[float]:
-    """Seconds of a step of ours to one of the plain loop, which is cut into `parts`."""
-    import multiprocessing
-
+def _in_turns(model: str, seconds: float, *, keep: bool) -> dict[str, list[float]]:
+    """Seconds of each step, without the first three. `keep`: memory, as a worker does."""
     import torch
-    from torch.distributed import HashStore
-
-    from skyriver.train.spread.context import Context
 
     torch.set_num_threads(1)
-    ratios = []
-    for turn in range(turns):
-        with tempfile.TemporaryDirectory() as folder:
-            there, here = multiprocessing.Pipe()
-            there.send(("generation", {"generation": 1, "members": (1,), "lost": False}))
-            params = {"model": model, "told": folder, "steps": steps}
-            theirs = plain(model, steps, parts) if turn % 2 else []
-            train(Context(here, HashStore(), 1, shards=shards, params=params))
-            theirs = theirs or plain(model, steps, parts)
-            at = [step.at for step in Steps(Path(folder)).look()][:steps]
-        ours = median(b - a for a, b in pairwise(at[3:]))
-        ratios.append(ours / median(theirs[3:]))
-    return ratios
+    if keep:
+        keep_memory()
+    loops = {
+        "plain": plain_steps(model),
+        "fast": _alone(model, 0),
+        "exact": _alone(model, SHARDS),
+        "plain_cut": plain_steps(model, SHARDS),
+        "plain_tree": plain_steps(model, SHARDS, tree=True),
+    }
+    found: dict[str, list[float]] = {name: [] for name in loops}
+    order, end = list(loops), time.monotonic() + seconds
+    while time.monotonic() < end or len(found["plain"]) < 8:
+        order = [*order[1:], order[0]]
+        for name in order:
+            begun = time.thread_time()
+            next(loops[name])
+            found[name].append(time.thread_time() - begun)
+    return {name: of[3:] for name, of in found.items()}
+
+
+def _alone(model: str, shards: int) -> Iterator[None]:
+    """Our loop on one worker, without its process."""
+    import multiprocessing
+
+    from torch.distributed import HashStore
+
+    there, here = multiprocessing.Pipe()
+    there.send(("generation", {"generation": 1, "members": (1,), "lost": False}))
+    yield from our_steps(Context(here, HashStore(), 1, shards=shards, params={}), model)
 
 
 def _told(of: Sequence[Felt], times: int) -> dict[str, Any]:
@@ -466,15 +494,16 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="few kills and short runs")
     parser.add_argument("--ray", default="", help="the Python of an environment that has `ray[train]` and torch")
-    parser.add_argument("--models", nargs="+", choices=MODELS, default=MODELS, help="both unless given")
+    parser.add_argument("--models", nargs="+", choices=MODELS, help="for all parts; each has its own unless given")
     add_parts(parser, PARTS)
     given = parser.parse_args()
     document = Document("training", GOALS)
+    models = dict.fromkeys(PARTS, given.models) if given.models else QUICK if given.quick else WHOLE
     works: dict[str, Callable[[], None]] = {
-        "kills": lambda: kills(document, given.models, given.quick, given.ray),
-        "storm": lambda: storm(document, given.models, given.quick),
-        "scaling": lambda: scaling(document, given.models, given.quick),
-        "overhead": lambda: overhead(document, given.models, given.quick),
+        "kills": lambda: kills(document, models["kills"], given.quick, given.ray),
+        "storm": lambda: storm(document, models["storm"], given.quick),
+        "scaling": lambda: scaling(document, models["scaling"], given.quick),
+        "overhead": lambda: overhead(document, models["overhead"], given.quick),
     }
     document.parts(PARTS, works, given.parts)
     return 0 if document.print() else 1
