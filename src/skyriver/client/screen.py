@@ -90,8 +90,9 @@ class Bars:
             self._progress.update(self._bars[name], visible=False)
 
     def _line(self, name: str, state: str, why: str) -> None:
-        """Of a step that goes on, ends, or waits: of its places in a queue, the first that is told."""
-        if self._lines.get(name) != state:
+        """Of a step that goes on, ends well, or waits: of its places in a queue, the first that is told. What failed is
+        told by the error, and what could not begin then is not the cause."""
+        if self._lines.get(name) != state and state not in _BAD:
             self._lines[name] = state
             self._screen.say(f"  {escape(name)} {state}{f'  {escape(why)}' if why else ''}")
 

@@ -23,6 +23,7 @@ def test_a_step_that_waits_says_why_once_and_each_state_is_a_line(capsys: pytest
         told(operation("QUEUED", "It is number 1 in the queue, behind b-train."))
         told(operation("RUNNING", stage="fit", done=1, total=4))
         told(operation("RUNNING", stage="fit", done=2, total=4))
+        told(operation("FAILED", "It exited with 1."))
         told(operation("SUCCEEDED"))
     assert capsys.readouterr().err.splitlines() == [
         "  train QUEUED  It is number 2 in the queue, behind b-train.",

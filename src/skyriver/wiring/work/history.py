@@ -38,6 +38,16 @@ class History:
     labels: TableVersion | None
     references: Mapping[str, TableVersion] = field(default_factory=dict)
 
+    @property
+    def ref(self) -> SourceRef:
+        return SourceRef(
+            name=self.source.name,
+            table_version=self.table.version,
+            labels_version=self.labels.version if self.labels is not None else None,
+            rows=self.table.rows,
+            reference_versions={name: version.version for name, version in self.references.items()},
+        )
+
 
 def newest_history(job: Job, source: StreamSpec | TableSpec) -> History:
     """As the tables are now. Raises InvalidInput (NO_DATA) when nothing was loaded."""

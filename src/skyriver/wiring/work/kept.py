@@ -56,7 +56,7 @@ class Kept:
         history = newest_history(job, source)
         try:
             make_folder(self.folder)
-            replace_file(self.folder / _HISTORY, ref_of(history).model_dump_json().encode())
+            replace_file(self.folder / _HISTORY, history.ref.model_dump_json().encode())
         except OSError as error:
             raise disk_error(error, "Which rows are trained on cannot be kept", str(self.folder)) from error
         return history
@@ -78,13 +78,3 @@ class Kept:
         with suppress(OSError):  # something of another attempt is there
             (self.folder / _HISTORY).unlink(missing_ok=True)
             self.folder.rmdir()
-
-
-def ref_of(history: History) -> SourceRef:
-    return SourceRef(
-        name=history.source.name,
-        table_version=history.table.version,
-        labels_version=history.labels.version if history.labels is not None else None,
-        rows=history.table.rows,
-        reference_versions={name: version.version for name, version in history.references.items()},
-    )

@@ -11,6 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from skyriver.core.errors import disk_error
 from skyriver.core.jobs import asks_for
 from skyriver.core.resources import Limits
 from skyriver.core.spec import StreamSpec, TableSpec, TrainSpec
@@ -71,19 +72,15 @@ def forget_others(job: Job) -> None:
 
 
 def history_of_run(job: Job, source: StreamSpec | TableSpec) -> History:
-    """As the first job of the run saw the tables."""
+    """As the first job of the run saw the tables. Raises InvalidInput (NO_DATA, NO_LABELS), Unavailable (DISK_FULL)."""
     kept = _study(job).with_suffix(".jsonl.history")
     if not kept.exists():
         found = newest_history(job, source)
-        ref = SourceRef(
-            name=source.name,
-            table_version=found.table.version,
-            labels_version=None if found.labels is None else found.labels.version,
-            rows=found.table.rows,
-            reference_versions={name: version.version for name, version in found.references.items()},
-        )
-        kept.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        _put_first(kept, ref.model_dump_json().encode(), job)
+        try:
+            kept.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            _put_first(kept, found.ref.model_dump_json().encode(), job)
+        except OSError as error:
+            raise disk_error(error, "Which rows are trained on cannot be kept", str(kept)) from error
     return history_at(job, source, SourceRef.model_validate_json(kept.read_bytes()))
 
 

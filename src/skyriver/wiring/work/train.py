@@ -29,7 +29,7 @@ from skyriver.wiring.work.champion_scores import put_scores
 from skyriver.wiring.work.examined import examination
 from skyriver.wiring.work.history import History, delay_of, rows_of
 from skyriver.wiring.work.job import CURVE_FILE, Job
-from skyriver.wiring.work.kept import Kept, ref_of
+from skyriver.wiring.work.kept import Kept
 from skyriver.wiring.work.same_features import same_features
 from skyriver.wiring.work.search import forget_others, history_of_run, look_of
 from skyriver.wiring.work.spread import spread_of
@@ -129,7 +129,7 @@ def _manifest(
         artifact=artifact,
         bytes=len(trained.onnx),
         features=FeaturesRef(features.name, plan.digest, features.names, features.to_json()),
-        source=ref_of(history),
+        source=history.ref,
         code=job.code["bundle"],
         spec_digest=job.app.digest(),
         params={k: v for k, v in trained.params.items() if isinstance(v, str | int | float | bool | None)},
