@@ -180,15 +180,17 @@ def test_random_numbers_are_those_of_the_step_whoever_does_it(line: Line) -> Non
     assert len(set(drawn[0])) == 8
 
 
-def test_a_loss_that_is_no_number_ends_it_with_the_state_before(line: Line) -> None:
-    model, ctx = net(), line.ctx(shards=2)
+def test_a_loss_that_is_no_number_ends_it_with_the_state_before_kept(line: Line, tmp_path: Path) -> None:
+    model, ctx = net(), line.ctx(shards=2, checkpoints=str(tmp_path), every_s=1_000.0)
     optimizer = torch.optim.SGD(model.parameters(), 0.1)
     ctx.state(model, optimizer)
     x, y = rows()
     y[7] = float("nan")
-    with pytest.raises(Diverged, match=r"The loss of step \d+ is nan"):
+    with pytest.raises(Diverged, match=r"The loss of step \d+ is nan") as diverged:
         loop(ctx, model, optimizer, (x, y), 8)
     assert all(bool(t.isfinite().all()) for t in model.state_dict().values())
+    [written] = [what for kind, *what in line.said() if kind == "checkpoint"]
+    assert f"step {written[0].step + 1} is" in diverged.value.message, "of the step before it"
 
 
 def given_no_step(ctx: Context, model: Any) -> None:

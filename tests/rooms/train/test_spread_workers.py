@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import multiprocessing
 import os
 import random
@@ -51,6 +52,19 @@ def train(ctx: Context) -> Any:
         ctx.backward(loss)
         ctx.report(error=loss.detach().sqrt())
         ctx.step(optimizer)
+    return model
+
+
+def diverging(ctx: Context) -> Any:
+    """At the sixth step, on the second of two workers."""
+    torch.manual_seed(1)
+    model = nn.Linear(2, 1)
+    ctx.state(model, torch.optim.SGD(model.parameters(), 0.1))
+    x = torch.ones(8, 2)
+    for (xb,) in ctx.steps((x,), 8, 100):
+        wrong = ctx.world == 2 and ctx.rank == 1 and ctx.committed >= int(ctx.params["gates"][0])
+        ctx.backward(model(xb).mean() * (float("inf") if wrong else 1.0))
+        ctx.step()
     return model
 
 
@@ -251,6 +265,16 @@ def test_all_killed_at_once_go_on_from_the_last_checkpoint(alone: bytes, tmp_pat
     assert watched.run(kill) == alone
     assert "ended with -9" in watched.changes[1].why
     assert watched.begun[-1] > 0, "it began anew"
+
+
+def test_the_state_before_a_loss_that_diverges_is_kept(tmp_path: Path) -> None:
+    watched = Watched(2, diverging, gates=(5,), folder=tmp_path, checkpoints=tmp_path, every_s=1_000.0)
+    with pytest.raises(JobFailed, match=r"The loss of step (\d+) is") as failed:
+        watched.run()
+    assert failed.value.code == "DIVERGED"
+    kept = json.loads(next(tmp_path.glob("step-*.json")).read_text())["step"]
+    assert f"step {kept + 1} is" in failed.value.message
+    assert kept >= 5
 
 
 def test_who_hangs_is_ended_and_who_waits_for_it_is_not(alone: bytes, tmp_path: Path) -> None:

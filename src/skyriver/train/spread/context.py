@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import random
 import time
@@ -497,6 +498,7 @@ class Context:
         self._watch.lap("update" if self._member.group.is_alone else "reduce")
         if not math.isfinite(loss):
             parts.forget()
+            self._keep_good(parts)
             raise Diverged(
                 f"The loss of step {self._step + 1} is {loss}.",
                 code="DIVERGED",
@@ -572,6 +574,15 @@ class Context:
             if again:
                 self._saver.save(self.snapshot())
             self._hand_in(MEETING_S)
+
+    def _keep_good(self, parts: Parts) -> None:
+        """The state before a step that went wrong, if it is of numbers still. All wait until it is written: the first
+        worker that ends with an error ends all."""
+        if self._saver is None or not all(bool(weights.isfinite().all()) for weights in parts.parameters):
+            return
+        self._save_last()
+        with contextlib.suppress(BrokenGroup):
+            self._member.group.broadcast({}, 0)
 
     def _hand_in(self, wait_s: float) -> None:
         assert self._saver is not None

@@ -524,6 +524,15 @@ class Launcher:
             if worker.process.is_alive():
                 os.kill(worker.process.pid or 0, signal.SIGKILL)
                 worker.process.join(5.0)
+            self._keep_last(worker)
+
+    def _keep_last(self, worker: _Worker) -> None:
+        """The checkpoint that it wrote before the error of another was heard."""
+        with contextlib.suppress(EOFError, OSError, JobFailed):
+            while worker.pipe.poll():
+                kind, *what = worker.pipe.recv()
+                if kind == "checkpoint":
+                    self._on_checkpoint(worker, *what)
 
 
 def _store() -> TCPStore:
