@@ -24,8 +24,8 @@ EXAMPLES = 10
 """Bad rows that are shown; JSON output has all."""
 ENDS = 5
 """Of a part, that are shown; JSON output has all."""
-_CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|\x08")
-"""Colours and moves of the cursor (ECMA-48)."""
+_CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)|\x08")
+"""Colours, moves of the cursor and titles (ECMA-48)."""
 _SIGNS = {
     "create": "[green]+[/]",
     "update": "[yellow]~[/]",
@@ -448,11 +448,16 @@ def verified(screen: Screen, report: Mapping[str, Any]) -> None:
         screen.out.print(f"[green]{report['compared']:,} recorded feature rows equal the backfill, bit for bit.[/]")
 
 
+def _as_it_ended(written: str, *, plain: bool) -> str:
+    """The last of what was written over each other that says something."""
+    stood = [part for part in written.split("\r") if _CONTROL.sub("", part)] or [""]
+    return _CONTROL.sub("", stood[-1]) if plain else stood[-1].rstrip("\b")
+
+
 def log_lines(screen: Screen, lines: Sequence[tuple[str, str]]) -> None:
     """Straight to stdout, each at once: what processes print is no markup and is often piped. Of a line that was
     written over, as progress bars are, what stood there at the end; without colours where there is no terminal."""
     plain = not sys.stdout.isatty()
     for name, written in lines:
-        line = written.rstrip("\r\b").rpartition("\r")[2]
-        line = _CONTROL.sub("", line) if plain else line
+        line = written if screen.as_json else _as_it_ended(written, plain=plain)
         print(json.dumps({"name": name, "line": line}) if screen.as_json else f"{name} | {line}", flush=True)

@@ -1,14 +1,15 @@
 """Which of the jobs that wait may begin: a pure decision over all of them, made once a pass.
 
 Higher priority first, first in first out within it, one at a time in a lane, and together never more than the machine
-gives. The first that does not fit holds up those behind it: else a large job would wait for ever behind small ones. A
-job whose lane is taken holds up nobody else.
+gives. The first that does not fit holds up those behind it: else a large job would wait for ever behind small ones.
+Where it waits for GPUs alone, others that need none go on beside the cores and the memory that it will need. A job
+whose lane is taken holds up nobody else.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from skyriver.core.jobs import ENDED, Capacity, asked_by
 from skyriver.core.resources import Key, Resource, Snapshot
@@ -47,22 +48,27 @@ def admit(snapshot: Snapshot, capacity: Capacity) -> Admission:
     waits: dict[Key, tuple[str, ...]] = {}
     given: dict[Key, tuple[int, ...]] = {}
     first: Resource | None = None
+    is_beside = False
+    """What needs no GPU goes on: the first waits for GPUs, and its cores and memory are set aside."""
     for place, job in enumerate(sorted((j for j in jobs if j.state == "QUEUED"), key=_order)):
         asked = asked_by(job, capacity)
         before = lanes.setdefault(_lane(job), job)
         if before is not job:
             told[job.key] = f"It waits for {before.name}, which writes to the same place."
             waits[job.key] = (before.ref,)
-        elif first is None and free.fits(asked) and asked.gpus <= len(gpus):
+        elif free.fits(asked) and asked.gpus <= len(gpus) and (first is None or (is_beside and not asked.gpus)):
             admitted.add(job.key)
             if asked.gpus:
                 given[job.key], gpus = tuple(gpus[: asked.gpus]), gpus[asked.gpus :]
             free = free.less(asked)
         else:
-            first = first or job
-            told[job.key] = _place(job, first, place - len(admitted), asked, free)
-            before_it = running if first is job else [first]
+            told[job.key] = _place(job, first or job, place - len(admitted), asked, free)
+            before_it = running if first is None else [first]
             waits[job.key] = tuple(j.ref for j in before_it if j.tenant == job.tenant)
+            if first is None:
+                first, rest = job, replace(asked, gpus=0)
+                if is_beside := free.fits(rest):
+                    free = free.less(rest)
     return Admission(frozenset(admitted), told, waits, given)
 
 

@@ -38,10 +38,12 @@ def machine_gpus(devices: Path = Path("/dev"), seen: str | None = None) -> int:
 
 
 def visible(places: Sequence[int], seen: str | None) -> str:
-    """Those in these places of what is seen, as a process is told of them."""
-    if seen is None:
-        return ",".join(map(str, places))
-    return ",".join(_named(seen)[place] for place in places)
+    """Those in these places of what is seen, as a process is told of them; empty: it sees none. Places that are not
+    there any more are left out: the process finds that it has too few."""
+    named = None if seen is None else _named(seen)
+    return ",".join(
+        str(place) if named is None else named[place] for place in places if named is None or place < len(named)
+    )
 
 
 def _named(seen: str) -> list[str]:

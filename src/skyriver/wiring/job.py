@@ -107,8 +107,7 @@ def main() -> int:
     reporter = Reporter(context)
     config = context.config
     print(f"job {config['job']}: {config['kind']} {config['target']}", file=sys.stderr, flush=True)
-    if gpus := config.get("gpus"):  # before anything looks which there are
-        os.environ[VISIBLE] = visible(gpus, os.environ.get(VISIBLE))
+    os.environ[VISIBLE] = visible(config.get("gpus", ()), os.environ.get(VISIBLE))  # before anything looks
     try:
         module = import_module(f"skyriver.wiring.work.{WORK[config['kind']]}")
         work: Callable[[Job], dict[str, Any]] = module.work

@@ -24,7 +24,7 @@ from skyriver.control.store import Store
 from skyriver.core.clock import Clock
 from skyriver.core.contract import Objective
 from skyriver.core.errors import Conflict
-from skyriver.core.jobs import Capacity
+from skyriver.core.jobs import ENDED, Capacity
 from skyriver.core.resources import Put, Resource, Snapshot
 from skyriver.observe.attainment import Attainment, objective_of
 from skyriver.observe.demand import LOOK_S, QUICK_S, DemandMeter, Measured, elastic_services, fixed_services, look_s_of
@@ -140,11 +140,14 @@ class Scaler:
             self._remember()
             if self._names is not None:
                 self._histories.keep(self._names)
-                forget_leftovers(self._home, self._models)
+                forget_leftovers(self._home, self._trained)
                 self.attainment.keep(self._names)
 
-    def _models(self) -> set[str]:
-        return {f"{model.tenant}/{model.name}" for model in self._loop.snapshot().rows.every("model")}
+    def _trained(self) -> set[str]:
+        """Models that there are, and those whose jobs go on though they are no longer declared."""
+        rows = self._loop.snapshot().rows
+        going = {f"{job.tenant}/{job.spec.get('target', '')}" for job in rows.every("job") if job.state not in ENDED}
+        return going | {f"{model.tenant}/{model.name}" for model in rows.every("model")}
 
     def objective(self, snapshot: Snapshot, service: Resource) -> Objective | None:
         """Whether it is kept now; for any thread."""

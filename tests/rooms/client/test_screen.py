@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -40,9 +41,17 @@ def test_a_program_that_asked_for_json_is_told_nothing(capsys: pytest.CaptureFix
 
 def test_of_a_bar_that_was_written_over_its_end_is_shown_without_colours(capsys: pytest.CaptureFixture[str]) -> None:
     line = "\r\x1b[1m1/7\x1b[0m loss: 0.72\x08\x08\r\x1b[1m7/7\x1b[0m loss: 0.70\x08\x08"
-    show.log_lines(Screen(as_json=False), [("a-train", line), ("a-train", "plain [1] text"), ("a-train", "windows\r")])
+    more = ["plain [1] text", "windows\r", "done: 3\r\x1b[K", "\x1b]0;title\x07text"]
+    show.log_lines(Screen(as_json=False), [("a-train", printed) for printed in (line, *more)])
     assert capsys.readouterr().out.splitlines() == [
         "a-train | 7/7 loss: 0.70",
         "a-train | plain [1] text",
         "a-train | windows",
+        "a-train | done: 3",
+        "a-train | text",
     ]
+
+
+def test_a_program_gets_what_was_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    show.log_lines(Screen(as_json=True), [("a-train", "1/2\r2/2")])
+    assert json.loads(capsys.readouterr().out) == {"name": "a-train", "line": "1/2\r2/2"}

@@ -160,6 +160,30 @@ def test_each_has_gpus_of_its_own_and_one_on_a_machine_without_is_refused() -> N
     assert job.next_action.startswith("Ask for fewer with gpus=, or leave it out to run on the CPU")
 
 
+def test_who_waits_for_a_gpu_holds_up_nobody_who_needs_none_and_keeps_its_cores() -> None:
+    cloud, gpu = Cloud(Capacity(4.0, 16_000, 1)), Limits(cpus=1, accelerators={GPU: 1})
+    for name, limits in {
+        "first": gpu,
+        "second": gpu,
+        "third": gpu,
+        "small": Limits(cpus=2),
+        "large": Limits(cpus=1),
+    }.items():
+        cloud.add(name, limits=limits)
+    assert cloud.states() == {
+        "first": "RUNNING",
+        "second": "QUEUED",
+        "third": "QUEUED",
+        "small": "RUNNING",
+        "large": "QUEUED",
+    }
+    assert cloud.get("second").message == (
+        "It is the next one. It asks for 1 cores, 1 GPU and 512 MB; free are 1 cores and 14,976 MB."
+    )
+    cloud.say("first", outcome="succeeded")
+    assert cloud.states()["second"] == "RUNNING", "its core was set aside"
+
+
 def test_what_can_never_fit_is_refused_with_the_numbers(cloud: Cloud) -> None:
     cloud.add("huge", limits=Limits(cpus=64, memory_mb=1))
     huge = cloud.get("huge")

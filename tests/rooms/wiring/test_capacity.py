@@ -24,3 +24,8 @@ def test_gpus_are_the_files_of_their_driver_as_far_as_they_may_be_seen(
 @pytest.mark.parametrize(("seen", "told"), [(None, "0,2"), ("5,6,7", "5,7"), ("GPU-a, GPU-b,GPU-c", "GPU-a,GPU-c")])
 def test_a_job_sees_those_that_are_its_own(seen: str | None, told: str) -> None:
     assert visible([0, 2], seen) == told
+
+
+def test_a_job_that_asks_for_none_sees_none_and_one_whose_gpus_are_gone_too_few() -> None:
+    assert visible([], None) == visible([], "5,6") == ""
+    assert visible([0, 2], "5,6") == "5"

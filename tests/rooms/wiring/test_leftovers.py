@@ -24,3 +24,25 @@ def test_what_trainings_left_is_kept_for_as_long_as_their_model_is_there(tmp_pat
         "studies/acme/here.jsonl",
         "studies/acme/here/run-1.jsonl",
     }
+
+
+def test_what_is_declared_while_others_are_removed_is_kept(tmp_path: Path) -> None:
+    home = Home(tmp_path)
+    for model in ("a", "b"):
+        (home.trainings / "acme" / model / f"{model}-run-1-train").mkdir(parents=True)
+    asked: list[int] = []
+
+    def needed() -> set[str]:
+        asked.append(0)
+        return {"acme/a", "acme/b"} if len(asked) > 1 else set()
+
+    forget_leftovers(home, needed)
+    assert len(list((home.trainings / "acme").iterdir())) == 1, "the other one was declared while the first was removed"
+
+
+def test_what_a_crash_left_on_its_way_out_goes_with_the_next_look(tmp_path: Path) -> None:
+    home = Home(tmp_path)
+    (home.studies / "acme" / ".gone-b").mkdir(parents=True)
+    (home.studies / "acme" / "b").mkdir()
+    forget_leftovers(home, lambda: {"acme/b"})
+    assert [p.name for p in (home.studies / "acme").iterdir()] == ["b"]

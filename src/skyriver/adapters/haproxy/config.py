@@ -305,8 +305,9 @@ frontend way_in from base
     http-request del-header accept-encoding if METH_POST {{ req.fhdr(accept-encoding) -m found }} \
 {{ req.hdr_val(content-length) lt {SMALL_BYTES} }}
     {_return(rules.BODY_TOO_LARGE)} if {{ req.body_size gt {rules.BODY_LIMIT} }}
-    # Before the slot is chosen: from there to its server a request waits for nothing, so that `settle` covers it.
-    http-request wait-for-body time 60s
+    # Before the slot is chosen: from there to its server a request waits for nothing, so that `settle` covers it. As
+    # long as a head may take, for what has not arrived counts for no limit of requests at once.
+    http-request wait-for-body time 10s
 {_route()}
 {_limits()}
     http-response del-header server
