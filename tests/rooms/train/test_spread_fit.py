@@ -19,6 +19,7 @@ from skyriver.train.cleaning import fit_cleaning  # noqa: E402
 from skyriver.train.data import TrainingData  # noqa: E402
 from skyriver.train.evaluate import score  # noqa: E402
 from skyriver.train.export import Export, Exported  # noqa: E402
+from skyriver.train.spread.checkpoints import Checkpoints  # noqa: E402
 from skyriver.train.spread.context import Diverged  # noqa: E402
 from skyriver.train.spread.fit import Spread, _Called, from_bytes, to_bytes  # noqa: E402
 from skyriver.train.spread.given import get, put  # noqa: E402
@@ -143,6 +144,15 @@ def test_checkpoints_are_of_these_rows_parameters_and_code(tmp_path: Path, caplo
     assert len({mine, *others}) == 5
     assert not mine.exists(), "nobody will go on from it"
     assert [record.getMessage().rpartition(": ")[2] for record in caplog.records] == ["it begins anew"]
+
+
+def test_an_earlier_attempt_takes_nothing_from_a_later_one(tmp_path: Path) -> None:
+    earlier, later = replace(spread(tmp_path), attempt=1), replace(spread(tmp_path), attempt=2)
+    theirs = later._checkpoints(replace(data(), params={"epochs": 3}))
+    Checkpoints(theirs, attempt=2).claimed()
+    with pytest.raises(JobFailed, match="later attempt of this training has begun"):
+        earlier._checkpoints(data())
+    assert theirs.exists()
 
 
 def unreadable(ctx: Any) -> Any:

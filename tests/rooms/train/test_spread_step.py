@@ -3,7 +3,12 @@ refused."""
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import io
 import multiprocessing
+import os
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,7 +24,7 @@ from torch import nn  # noqa: E402
 from torch.distributed import HashStore  # noqa: E402
 
 from skyriver.core.errors import Corrupt, InvalidInput, JobFailed, Unavailable  # noqa: E402
-from skyriver.train.spread.checkpoints import Checkpoints, copied, read, write  # noqa: E402
+from skyriver.train.spread.checkpoints import Checkpoints, Written, copied, read, write  # noqa: E402
 from skyriver.train.spread.context import Context, Diverged  # noqa: E402
 from skyriver.train.spread.feeding import TOGETHER_BYTES, Feeder, as_rows, source  # noqa: E402
 from skyriver.train.spread.gradients import Buckets, Shards, _in_buckets  # noqa: E402
@@ -365,6 +370,52 @@ def test_what_a_joining_member_is_given_is_bounded_and_comes_in_time(monkeypatch
     assert waited == [1]
 
 
+def test_who_writes_down_what_another_one_needs_says_that_it_lives(monkeypatch: pytest.MonkeyPatch) -> None:
+    lives, save = threading.Event(), torch.save
+
+    def long(state: Any, to: Any) -> None:
+        assert lives.wait(10.0), "it said nothing"
+        save(state, to)
+
+    monkeypatch.setattr("skyriver.train.spread.group.torch.save", long)
+    group = Group(1, (1, 2), 0, Copied([]), waits=lives.set)
+    assert group.broadcast({"a": torch.ones(3)}, 0).keys() == {"a"}
+
+
+class Copied:
+    """A backend over which the pieces of a state come, its size after a turn of waiting."""
+
+    def __init__(self, pieces: list[bytes]) -> None:
+        self.pieces, self.at, self.late = pieces, list[int](), len(pieces)
+
+    def broadcast(self, tensor: Any, root: int) -> Any:
+        if self.pieces:
+            tensor.numpy().view(np.uint8)[:] = np.frombuffer(self.pieces.pop(0), np.uint8)
+            self.at.append(tensor.data_ptr())
+        return self
+
+    def wait(self, patience: Any) -> None:
+        if self.late:
+            self.late = 0
+            raise RuntimeError("it timed out")
+
+
+def test_a_state_is_waited_for_while_it_is_written_and_read_where_it_came(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.save({"a": torch.arange(5)}, made := io.BytesIO())
+    data, load, at = made.getvalue(), torch.load, list[int]()
+
+    def seen(buffer: Any, **given: Any) -> Any:
+        at.append(np.frombuffer(buffer.getbuffer(), np.uint8).ctypes.data)
+        return load(buffer, **given)
+
+    monkeypatch.setattr("skyriver.train.spread.group.torch.load", seen)
+    monkeypatch.setattr("skyriver.train.spread.group.PIECE_S", -1.0)  # no piece may be waited for
+    backend = Copied([len(data).to_bytes(8, "little"), data])
+    got = Group(1, (1, 2), 1, backend).broadcast(None, 0)
+    assert got["a"].tolist() == [0, 1, 2, 3, 4]
+    assert at == backend.at[1:], "it was copied"
+
+
 def test_what_came_of_it_is_told_in_parts_and_bounded(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
     member = line.ctx()._member
     member._hand(whole := bytes(range(256)) * 100)
@@ -509,6 +560,68 @@ def test_a_later_attempt_fences_the_one_before_it(tmp_path: Path) -> None:
     assert [int(path.stem[5:]) for path in second.newest()] == [8, 7]
     second.remove()
     assert not tmp_path.exists()
+
+
+def test_an_attempt_that_comes_too_late_is_refused(tmp_path: Path) -> None:
+    """It stood still before it claimed them."""
+    second = Checkpoints(tmp_path, attempt=2).claimed()
+    for refused in (Checkpoints(tmp_path, attempt=1).claimed, Checkpoints(tmp_path, attempt=1).supersede):
+        with pytest.raises(JobFailed, match="later attempt of this training has begun") as caught:
+            refused()
+        assert caught.value.code == "FENCED"
+    second.publish(write(tmp_path, copied(state(8)), worker=1))
+    again = Checkpoints(tmp_path, attempt=2).claimed()  # begun once more
+    Checkpoints(tmp_path, attempt=10).claimed()
+    with pytest.raises(JobFailed, match="later attempt"):
+        again.check_owned()
+    Checkpoints(tmp_path, attempt=11).supersede()
+    assert not tmp_path.exists()
+
+
+def test_who_waits_for_what_is_being_removed_gets_a_folder_of_its_own(tmp_path: Path) -> None:
+    folder = tmp_path / "kept"
+    first, claimed = Checkpoints(folder, attempt=1).claimed(), list[Checkpoints]()
+    waiter = threading.Thread(target=lambda: claimed.append(Checkpoints(folder, attempt=2).claimed()))
+    with first._owned():
+        waiter.start()
+        while not _is_open_twice(folder / "lock"):
+            assert waiter.is_alive()
+        first._remove()
+    waiter.join(10.0)
+    claimed[0].publish(write(folder, copied(state(8)), worker=1))
+    first.remove()
+    assert [int(path.stem[5:]) for path in claimed[0].newest()] == [8]
+    assert [path.name for path in tmp_path.iterdir()] == ["kept"]
+
+
+def _is_open_twice(path: Path) -> bool:
+    found = 0
+    for each in Path("/proc/self/fd").iterdir():
+        with contextlib.suppress(OSError):
+            found += each.readlink() == path
+    return found == 2
+
+
+def test_one_whose_checkpoints_a_later_one_has_removed_is_fenced(tmp_path: Path) -> None:
+    first = Checkpoints(tmp_path).claimed()
+    Checkpoints(tmp_path).claimed().remove()
+    for _ in ("removed", "there again, of nobody"):
+        with pytest.raises(JobFailed, match="later attempt") as caught:
+            first.publish(Written(tmp_path / "step-0000000007.worker-1.1.new", 7, ""))
+        assert caught.value.code == "FENCED"
+        tmp_path.mkdir(exist_ok=True)
+
+
+def test_a_disk_that_is_full_when_they_are_claimed_is_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(path: Path, data: bytes) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("skyriver.train.spread.checkpoints.replace_file", full)
+    with pytest.raises(Unavailable, match="checkpoints cannot be kept: No space left") as caught:
+        Checkpoints(tmp_path).claimed()
+    assert caught.value.code == "DISK_FULL"
 
 
 def test_who_stands_still_with_the_lock_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,6 +25,7 @@ from torch import nn  # noqa: E402
 from torch.distributed import HashStore  # noqa: E402
 
 from skyriver.core.errors import JobFailed  # noqa: E402
+from skyriver.train.spread.checkpoints import Checkpoints  # noqa: E402
 from skyriver.train.spread.context import Context  # noqa: E402
 from skyriver.train.spread.group import form  # noqa: E402
 from skyriver.train.spread.launcher import Change, Launcher, Stopped, _Worker  # noqa: E402
@@ -573,6 +574,41 @@ def test_what_cannot_be_handed_to_who_joins_ends_it_with_why() -> None:
     with pytest.raises(JobFailed, match="could not be handed to it, 3 times in a row: nothing came") as failed:
         launcher._on_broken(worker, 2, "nothing came", True)
     assert failed.value.code == "NOT_HANDED_OVER"
+
+
+class Ended:
+    """A pipe to one that has just died."""
+
+    exitcode = -9
+
+    def send(self, said: Any) -> None:
+        raise BrokenPipeError(32, "Broken pipe")
+
+    def close(self) -> None: ...
+
+
+def test_one_that_dies_while_it_hands_over_leaves_nothing_and_another_one_does() -> None:
+    launcher = Launcher(train, digest, 2)
+    ours, theirs = multiprocessing.Pipe()
+    first = _Worker(1, Ended(), Ended(), ready=True)  # type: ignore[arg-type]
+    second = _Worker(2, Ended(), theirs, ready=True)  # type: ignore[arg-type]
+    launcher._workers, launcher._members = {1: first, 2: second}, (1, 2)
+    launcher._on_done(first, STEPS)
+    launcher._on_done(second, STEPS)
+    launcher._on_part(first, bytes(100))
+    launcher._gone(first)
+    assert launcher._parts == {}
+    said = [ours.recv()[0] for _ in range(2)]
+    assert said == ["generation", "hand over"]
+
+
+def test_an_attempt_whose_checkpoints_are_gone_does_not_go_on(tmp_path: Path) -> None:
+    """The later one has removed them: a worker finds no folder to write into."""
+    launcher = Launcher(train, digest, 1, checkpoints=tmp_path / "kept", attempt=1)
+    Checkpoints(tmp_path / "kept", attempt=2).claimed().remove()
+    with pytest.raises(JobFailed, match="later attempt of this training has begun") as failed:
+        launcher._on_unwritten(_Worker(1, Ended(), Ended()), "No such file or directory")  # type: ignore[arg-type]
+    assert failed.value.code == "FENCED"
 
 
 GENERATIONS, NUMBERS = 24, 4_000_000

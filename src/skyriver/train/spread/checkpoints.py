@@ -7,6 +7,7 @@ A worker writes the file under a name of its own; whoever keeps the workers give
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import json
@@ -24,7 +25,7 @@ import torch
 from safetensors.torch import load, save
 from torch import Tensor
 
-from skyriver.core.errors import Corrupt, InvalidInput, JobFailed, Unavailable
+from skyriver.core.errors import Corrupt, InvalidInput, JobFailed, Unavailable, disk_error
 from skyriver.data.folders import replace_file
 
 FORMAT: Final = "skyriver training 1"
@@ -165,17 +166,24 @@ class Checkpoints:
 
     folder: Path
     kept: int = KEPT
+    attempt: int = 0
+    """An earlier one than has claimed them is refused, whenever it comes."""
     owner: str = ""
     """Of this attempt."""
 
     def claimed(self) -> Checkpoints:
-        """By a new attempt: whoever had them is fenced from now on. Raises OSError, Unavailable."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        mine = replace(self, owner=secrets.token_hex(8))
-        with mine._locked():
-            replace_file(self.folder / OWNER, mine.owner.encode())
-            mine._clear()
-        return mine
+        """By a new attempt: whoever had them is fenced from now on. Raises JobFailed (FENCED), Unavailable."""
+        mine = replace(self, owner=f"{self.attempt} {secrets.token_hex(8)}")
+        try:
+            while True:
+                self.folder.mkdir(parents=True, exist_ok=True)
+                with contextlib.suppress(FileNotFoundError), mine._locked():  # the attempt before may just remove it
+                    mine._refuse_earlier()
+                    replace_file(self.folder / OWNER, mine.owner.encode())
+                    mine._clear()
+                    return mine
+        except OSError as error:
+            raise disk_error(error, "The training's checkpoints cannot be kept", str(self.folder)) from error
 
     def publish(self, written: Written) -> Path:
         """It counts from now on; older ones than the last `kept` go. Raises OSError, JobFailed (FENCED)."""
@@ -193,7 +201,19 @@ class Checkpoints:
     def remove(self) -> None:
         """With the folder, unless it is another attempt's by now."""
         with contextlib.suppress(OSError, JobFailed, Unavailable), self._owned():
-            shutil.rmtree(self.folder, ignore_errors=True)
+            self._remove()
+
+    def supersede(self) -> None:
+        """Removes them with the folder, whichever attempt before this one had them; on a full disk too. Raises
+        JobFailed (FENCED)."""
+        with contextlib.suppress(OSError, Unavailable), self._locked():
+            self._refuse_earlier()
+            self._remove()
+
+    def check_owned(self) -> None:
+        """Raises JobFailed (FENCED), OSError, Unavailable."""
+        with self._owned():
+            pass
 
     def newest(self) -> Iterator[Path]:
         """Those that are published, the newest first."""
@@ -224,22 +244,51 @@ class Checkpoints:
             with contextlib.suppress(OSError):
                 path.unlink()
 
+    def _remove(self) -> None:
+        """At once for whoever comes: nobody finds half of it, or has something of his own removed with it."""
+        gone = self.folder.with_name(f"{secrets.token_hex(8)}.gone")
+        self.folder.rename(gone)
+        shutil.rmtree(gone, ignore_errors=True)
+
+    def _owner(self) -> str:
+        """Who has claimed them; "": nobody has, or they are removed."""
+        try:
+            return (self.folder / OWNER).read_text(errors="replace")
+        except FileNotFoundError:
+            return ""
+
+    def _refuse_earlier(self) -> None:
+        attempt, _, token = self._owner().partition(" ")
+        if token and attempt.isdecimal() and int(attempt) > self.attempt:
+            raise self._fenced()
+
+    def _fenced(self) -> JobFailed:
+        return JobFailed(
+            "A later attempt of this training has begun: this one changes nothing any more.",
+            code="FENCED",
+            where=str(self.folder),
+            next_action="Nothing: the later attempt goes on from the last checkpoint.",
+        )
+
     @contextlib.contextmanager
     def _owned(self) -> Iterator[None]:
-        with self._locked():
-            if self.owner and (self.folder / OWNER).read_bytes() != self.owner.encode():
-                raise JobFailed(
-                    "A later attempt of this training has begun: this one changes nothing any more.",
-                    code="FENCED",
-                    where=str(self.folder),
-                    next_action="Nothing: the later attempt goes on from the last checkpoint.",
-                )
+        with contextlib.ExitStack() as held:
+            try:
+                held.enter_context(self._locked())
+            except FileNotFoundError as error:
+                if self.owner:  # the later attempt is over, and has removed them
+                    raise self._fenced() from error
+                raise
+            if self.owner and self._owner() != self.owner:
+                raise self._fenced()
             yield
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
-        """By the kernel, so it goes with the process."""
-        lock = os.open(self.folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        """By the kernel, so it goes with the process. Raises OSError (ENOENT: removed, also while it was waited for),
+        Unavailable."""
+        path = self.folder / "lock"
+        lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             deadline = time.monotonic() + LOCKED_S
             while True:
@@ -255,6 +304,8 @@ class Checkpoints:
                             next_action="It is tried again; `fuser` names the process that has the file `lock` open.",
                         ) from error
                     time.sleep(0.01)
+            if not os.path.samestat(os.fstat(lock), path.stat()):
+                raise FileNotFoundError(errno.ENOENT, "removed while it was waited for", str(path))
             yield
         finally:
             os.close(lock)

@@ -6,7 +6,6 @@ import contextlib
 import hashlib
 import json
 import logging
-import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -99,6 +98,8 @@ class Spread:
     tell: Tell = untold
     all_of_them: bool = False
     device: str = "cpu"
+    attempt: int = 0
+    """Of this training: one before it that lives on changes nothing any more."""
     launcher: Launcher | None = None
     _kept: Checkpoints | None = None
     _steps: int = 0
@@ -109,7 +110,7 @@ class Spread:
         self, data: TrainingData, export: Export, test: NDArray[np.float32], validation: NDArray[np.float32]
     ) -> Exported:
         """The function does not get the rows of `test` and `validation`, by which its model is examined. Raises
-        Stopped, JobFailed, and what `export` does as JobFailed."""
+        Stopped, JobFailed, Unavailable, and what `export` does as JobFailed."""
         try:
             put(self.folder, data)
             for name, x in zip(_EXAMINED, (test, validation), strict=True):
@@ -132,6 +133,7 @@ class Spread:
             on_beat=self._beat,
             on_change=self._change,
             checkpoints=self._checkpoints(data),
+            attempt=self.attempt,
             cores=0 if all_of_them else self.workers,
             on_choice=lambda choice: log.info("%s", choice.why),
         )
@@ -158,7 +160,8 @@ class Spread:
             self.checkpoints.rmdir()
 
     def _checkpoints(self, data: TrainingData) -> Path:
-        """The folder of this training's. The attempt before may have had other rows: tables grow."""
+        """The folder of this training's. The attempt before may have had other rows: tables grow. Raises JobFailed
+        (FENCED)."""
         of = hashlib.sha256(json.dumps([dict(self.code), dict(data.params), data.seed, self.exact]).encode())
         for column in (data.x, data.y, data.time, data.weights):
             if column is not None:
@@ -166,8 +169,8 @@ class Spread:
         mine = self.checkpoints / of.hexdigest()[:32]
         for other in self.checkpoints.glob("*"):
             if other != mine:
+                Checkpoints(other, attempt=self.attempt).supersede()
                 log.warning("rows, parameters or code are others than in the attempt before: it begins anew")
-                shutil.rmtree(other, ignore_errors=True)
         return mine
 
     def _plan(self, steps: int, batch: int) -> None:

@@ -32,6 +32,8 @@ CALL_S: Final = 100_000.0
 (`Context.alive`) may take its time."""
 STATE_BYTES: Final = 16 << 30
 """The most that a member who joins is given: it is in memory twice, there and where it comes from."""
+WRITTEN_S: Final = 600.0
+"""For all of it to be written into memory, by who has it."""
 PIECE_BYTES: Final = 64 << 20
 PIECE_S: Final = 60.0
 """For a piece of it to come to all, who live."""
@@ -70,6 +72,7 @@ class Group:
     _pending: list[tuple[Any, Tensor]] = field(default_factory=list)
     _broken: BrokenGroup | None = None
     _until: float = math.inf
+    _limit_s: float = 0.0
 
     @property
     def world(self) -> int:
@@ -103,12 +106,12 @@ class Group:
             return state
         data = torch.empty(0, dtype=torch.uint8)
         size = torch.tensor([_bytes_of(state)])
+        buffer = io.BytesIO()
         if self.rank == root and int(size) <= STATE_BYTES:
-            buffer = io.BytesIO()
-            torch.save(state, buffer)
+            _aside(lambda: torch.save(state, buffer), "save", self.waits)
             data = torch.frombuffer(buffer.getbuffer(), dtype=torch.uint8)
             size[0] = len(data)
-        self._broadcast(size, root)
+        self._broadcast(size, root, WRITTEN_S)
         if int(size) > STATE_BYTES:
             raise JobFailed(
                 f"A worker that joins would be given {int(size):,} bytes of ctx.state; there may be {STATE_BYTES:,}.",
@@ -116,12 +119,13 @@ class Group:
                 next_action="Train it with workers=1, where nobody joins; or keep less in ctx.state.",
             )
         if self.rank != root:
-            data = torch.empty(int(size), dtype=torch.uint8)
+            buffer = io.BytesIO(bytes(int(size)))  # what comes is written into it, and read from there
+            data = torch.frombuffer(buffer.getbuffer(), dtype=torch.uint8)
         for piece in data.split(PIECE_BYTES):
-            self._broadcast(piece, root)
+            self._broadcast(piece, root, PIECE_S)
         if self.rank == root:
             return state
-        return torch.load(io.BytesIO(data.numpy().tobytes()), map_location="cpu", weights_only=True)
+        return _aside(lambda: torch.load(buffer, map_location="cpu", weights_only=True), "load", self.waits)
 
     def begin_sum(self, vector: Tensor) -> None:
         """In whatever order is quickest, and in place; it goes on until `finish_sums`. All members begin the same ones
@@ -181,10 +185,10 @@ class Group:
         assert found is not None
         return found
 
-    def _broadcast(self, tensor: Tensor, root: int) -> None:
+    def _broadcast(self, tensor: Tensor, root: int, within_s: float) -> None:
         """Raises NotHandedOver."""
         assert self.backend is not None
-        self._until = time.monotonic() + PIECE_S
+        self._limit_s, self._until = within_s, time.monotonic() + within_s
         try:
             self._wait(self.backend.broadcast, tensor, root)
         finally:
@@ -193,7 +197,7 @@ class Group:
     def _look(self) -> None:
         self.waits()
         if time.monotonic() > self._until:
-            raise NotHandedOver(f"{PIECE_BYTES:,} bytes did not come to all in {PIECE_S:.0f} s")
+            raise NotHandedOver(f"more of the state did not come to all in {self._limit_s:.0f} s")
 
     def _wait(self, call: Any, *arguments: Any) -> None:
         try:
@@ -267,26 +271,34 @@ def _nccl(store: Store, rank: int, world: int, device: torch.device, waits: Call
     options = ProcessGroupNCCL.Options()
     options._timeout = timedelta(seconds=CALL_S)
     made = ProcessGroupNCCL(PrefixStore("gpus", store), rank, world, options)
-    connected: Future[Any] = Future()
 
     def connect() -> None:
-        try:
-            torch.cuda.set_device(device)
-            made.allreduce([torch.zeros(1, device=device)]).wait()
-            torch.cuda.synchronize()
-            connected.set_result(None)
-        except BaseException as error:
-            connected.set_exception(error)
+        torch.cuda.set_device(device)
+        made.allreduce([torch.zeros(1, device=device)]).wait()
+        torch.cuda.synchronize()
 
-    threading.Thread(target=connect, name="connect", daemon=True).start()
     try:
-        while not wait((connected,), PATIENCE.total_seconds()).done:
-            waits()
-        connected.result()
+        _aside(connect, "connect", waits)
     except BaseException:
         _abort(made)
         raise
     return made
+
+
+def _aside(call: Callable[[], Any], name: str, waits: Callable[[], None]) -> Any:
+    """What it returns: in a thread, for it may take long, and who says nothing for so long is taken for hung."""
+    done: Future[Any] = Future()
+
+    def work() -> None:
+        try:
+            done.set_result(call())
+        except BaseException as error:
+            done.set_exception(error)
+
+    threading.Thread(target=work, name=name, daemon=True).start()
+    while not wait((done,), PATIENCE.total_seconds()).done:
+        waits()
+    return done.result()
 
 
 def _abort(gpus: Any) -> None:

@@ -113,17 +113,19 @@ class Launcher:
         on_change: Callable[[Change], None] = lambda _: None,
         silent_s: float = SILENT_S,
         checkpoints: Path | None = None,
+        attempt: int = 0,
         every_s: float = EVERY_S,
         cores: int = 0,
         on_choice: Callable[[Choice], None] = lambda _: None,
     ) -> None:
-        """`checkpoints`: a folder of this training alone; what is there already is gone on from. `cores` over 0:
+        """`checkpoints`: a folder of this training alone; what is there already is gone on from, and an `attempt`
+        before this one is fenced. Raises JobFailed (FENCED) for one that is too late, Unavailable. `cores` over 0:
         `workers` are the most, and how many pay, with how many threads, is measured with the first steps. `on_plan`
         gets the steps there are and the rows of each, `on_beat` a step that was done, its loss and what was
         reported."""
         self._function, self._hand_over, self._settings = function, hand_over, dict(settings or {})
         self._plan, self._beat, self._on_change, self._silent_s = on_plan, on_beat, on_change, silent_s
-        self._checkpoints = Checkpoints(checkpoints).claimed() if checkpoints is not None else None
+        self._checkpoints = Checkpoints(checkpoints, attempt=attempt).claimed() if checkpoints is not None else None
         if self._checkpoints is not None:
             of = {"checkpoints": str(checkpoints), "every_s": every_s}
             self._settings["context"] = {**self._settings.get("context", {}), **of}
@@ -360,6 +362,8 @@ class Launcher:
         """A training needs no disk: it goes on, and tries again with the next one."""
         log.warning("a checkpoint could not be written: %s", why)
         if self._checkpoints is not None:
+            with contextlib.suppress(OSError, Unavailable):
+                self._checkpoints.check_owned()  # it may be for good
             self._checkpoints.clear(worker.number)
 
     def _on_leaving(self, worker: _Worker) -> None:
@@ -377,7 +381,7 @@ class Launcher:
             return
         worker.done = True
         if sum(w.done for w in self._workers.values()) == 1:
-            worker.pipe.send(("hand over",))
+            self._say(worker, ("hand over",))
 
     def _on_part(self, worker: _Worker, part: bytes) -> None:
         self._parts.setdefault(worker.number, []).append(part)
@@ -411,6 +415,7 @@ class Launcher:
         worker.dead = True
         worker.pipe.close()
         del self._workers[worker.number]
+        self._parts.pop(worker.number, None)
         if self._checkpoints is not None:
             self._checkpoints.clear(worker.number)
         self._count(worker)

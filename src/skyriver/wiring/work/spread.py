@@ -46,8 +46,8 @@ def _tell() -> None:
 @contextmanager
 def spread_of(job: Job, spec: TrainSpec, checkpoints: Path) -> Iterator[Spread | None]:
     """None: the function is called once, in this process. While it is open SIGTERM lets the workers end their step and
-    leave a checkpoint, from which the next attempt goes on; then it ends this process. Raises InvalidInput
-    (MISSING_PACKAGE)."""
+    leave a checkpoint, from which the next attempt goes on; then it ends this process. Checkpoints are left to who
+    calls `forget`, once what came of it is safe. Raises InvalidInput (MISSING_PACKAGE)."""
     if not spec.workers:
         yield None
         return
@@ -67,6 +67,7 @@ def spread_of(job: Job, spec: TrainSpec, checkpoints: Path) -> Iterator[Spread |
         job.progress,
         job.curve,
         device="cuda" if spec.gpus else "cpu",
+        attempt=job.attempt,
     )
 
     def asked(*_: object) -> None:
@@ -81,4 +82,3 @@ def spread_of(job: Job, spec: TrainSpec, checkpoints: Path) -> Iterator[Spread |
         raise
     finally:
         signal.signal(signal.SIGTERM, before)
-    spread.forget()
