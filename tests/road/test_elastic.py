@@ -103,6 +103,7 @@ def test_one_replica_becomes_two_and_one_again_and_no_request_is_lost(prices: Cl
     changes = row(prices, "scalings")["status"]["changes"]
     # Where the machine does much else few clients may be answered late, too: then there is a second one for a while.
     assert [(change["from"], change["to"]) for change in changes] == [(1, 2), (2, 1)] * (len(changes) // 2)
+    assert 2 <= len(changes) <= 8
     assert changes[-1]["why"].startswith("hold: ")
 
 
@@ -112,7 +113,7 @@ def test_why_is_told(prices: Cloud) -> None:
         assert word in told
     assert "1 -> 2" in prices.command("service", "history", "price").succeeded().out
     history = json.loads(prices.command("service", "history", "price", "--json").succeeded().out)
-    assert [change["to"] for change in history] == [2, 1] * (len(history) // 2)
+    assert [change["to"] for change in history] == [2, 1] * (len(history) // 2) != []
     assert "v1 100%, 1 replica" in prices.command("ps").succeeded().out
     top = json.loads(prices.command("top", "--json").succeeded().out)
     assert top["scalings"][0] | {"why": ""} == {"name": "price", "ready": 1, "wanted": 1, "why": "", "state": "ACTIVE"}
