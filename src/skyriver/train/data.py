@@ -63,7 +63,8 @@ class TrainingData:
 
     def boost(self, settings: Mapping[str, Any], rows: Any, rounds: int, **more: Any) -> Any:
         """The Booster that `lightgbm.train(settings, rows, rounds, **more)` gives, or `xgboost.train` where `rows` is a
-        DMatrix. While it trains its trees are kept: an attempt after one that was killed goes on from those.
+        DMatrix. While it trains its trees are kept: an attempt after one that was killed goes on from those. What would
+        go on with other trees keeps none, and the log says why (`skyriver.train.boost`).
 
         Raises InvalidInput (BAD_BOOST) for what cannot go on: boosting dart and rf, `init_model=`, and settings that
         belong elsewhere."""

@@ -11,8 +11,9 @@ import hashlib
 import json
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,10 +22,12 @@ from numpy.typing import NDArray
 
 from skyriver.data.folders import make_folder, replace_file
 
-FORMAT: Final = "skyriver trees 1"
+FORMAT: Final = "skyriver trees 2"
 KEPT: Final = 3
 SHARE: Final = 100
 """What keeping costs is at most this part of the time: a model of many trees takes a second to write down."""
+FIRST_S: Final = 0.01
+"""What the first one is taken to cost, as nothing is known yet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +62,7 @@ class KeptTrees:
             self._rows = found.hexdigest()
         self._opened += 1
         of = [dict(self.of), dict(about), self._rows, self._opened]
-        digest = hashlib.sha256(json.dumps(of, sort_keys=True, default=repr).encode()).hexdigest()
+        digest = hashlib.sha256(json.dumps(of, sort_keys=True, default=_plain).encode()).hexdigest()
         return OneModel(self.folder, f"trees-{self._opened}", digest, self.share)
 
 
@@ -70,7 +73,7 @@ class OneModel:
     digest: str
     share: int
     _since: float = field(default_factory=time.monotonic)
-    _took_s: float = 0.0
+    _took_s: float = FIRST_S
 
     def newest(self) -> Trees | None:
         """That can be gone on from."""
@@ -84,24 +87,26 @@ class OneModel:
     def due(self) -> bool:
         return time.monotonic() - self._since >= self.share * self._took_s
 
-    def put(self, trees: Trees) -> None:
-        """Durable when it returns. A training needs no disk: it goes on without."""
+    def put(self, rounds: int, told: list[Any], write: Callable[[], bytes]) -> None:
+        """Durable when it returns. `write` gives the model: of many trees that takes longer than the disk does, so it
+        counts too. A training needs no disk: it goes on without."""
         begun = time.monotonic()
+        model = write()
         head = {
             "format": FORMAT,
             "of": self.digest,
-            "rounds": trees.rounds,
-            "told": trees.told,
-            "sha256": hashlib.sha256(trees.model).hexdigest(),
+            "rounds": rounds,
+            "told": told,
+            "sha256": hashlib.sha256(model).hexdigest(),
         }
         try:
             make_folder(self.folder)
-            path = self.folder / f"{self.name}-{trees.rounds:08d}"
-            replace_file(path, json.dumps(head).encode() + b"\n" + trees.model)
+            path = self.folder / f"{self.name}-{rounds:08d}"
+            replace_file(path, json.dumps(head).encode() + b"\n" + model)
             for old in list(self._files())[KEPT:]:
                 old.unlink(missing_ok=True)
         except OSError as error:
-            _say(f"{trees.rounds:,} trees could not be kept: {error.strerror or error}")
+            _say(f"{rounds:,} trees could not be kept: {error.strerror or error}")
         self._since = time.monotonic()
         self._took_s = self._since - begun
 
@@ -125,6 +130,21 @@ class OneModel:
         with contextlib.suppress(OSError):  # it would be kept in place of one that is made now
             path.unlink()
         return None
+
+
+def _plain(value: object) -> Any:
+    """What JSON does not know, alike in each process: `repr` has addresses of functions, sets in any order, and not all
+    of an array. The body of a function is in the digest of the code."""
+    if isinstance(value, np.ndarray | np.generic):
+        return value.tolist()
+    if isinstance(value, set | frozenset):
+        return sorted(map(repr, value))
+    if isinstance(value, partial):
+        return [value.func, value.args, value.keywords]
+    if callable(value):
+        named = value if hasattr(value, "__qualname__") else type(value)
+        return f"{named.__module__}.{named.__qualname__}"
+    return repr(value)
 
 
 def _say(line: str) -> None:

@@ -1,6 +1,7 @@
 """Boosted trees that go on from those of an attempt that was killed."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,8 @@ import pytest
 import xgboost
 
 from skyriver.core.errors import InvalidInput
+from skyriver.train import kept_trees
+from skyriver.train.boost import _SEED, _seed
 from skyriver.train.data import TrainingData
 from skyriver.train.kept_trees import KEPT, KeptTrees
 
@@ -28,13 +31,6 @@ def killed_after(trees: int) -> Callable[[Any], None]:
             raise Killed
 
     return callback
-
-
-class KilledAfter(xgboost.callback.TrainingCallback):  # type: ignore[misc]
-    def after_iteration(self, model: Any, epoch: int, evals_log: Any) -> bool:
-        if epoch == 24:
-            raise Killed
-        return False
 
 
 def _data(folder: Path | None, flipped: int = 0, **params: Any) -> TrainingData:
@@ -136,18 +132,224 @@ def test_a_disk_that_is_full_ends_no_training(tmp_path: Path, capfd: pytest.Capt
     assert "10 trees could not be kept" in capfd.readouterr().err
 
 
-def test_xgboost_goes_on_too(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    def fit(data: TrainingData, *callbacks: Any) -> Any:
-        return data.boost(X_SETTINGS, xgboost.DMatrix(data.x, data.y), TREES, callbacks=list(callbacks))
+@pytest.mark.filterwarnings("ignore:Overriding the parameters")  # create_valid says so itself
+@pytest.mark.parametrize("killed", [0, 1], ids=["in the first", "in the second"])
+def test_two_models_of_one_dataset_go_on(tmp_path: Path, capfd: pytest.CaptureFixture[str], killed: int) -> None:
+    def both(data: TrainingData, *kill: Any) -> list[str]:
+        rows = data.dataset()
+        held = rows.create_valid(data.x[:90], data.y[:90])
+        settings = (SETTINGS, SETTINGS | {"num_leaves": 3})
+        each = [kill if n == killed else () for n in (0, 1)]
+        return [
+            _trees(data.boost(of, rows, TREES, valid_sets=[held, rows], callbacks=list(with_)))
+            for of, with_ in zip(settings, each, strict=True)
+        ]
+
+    whole = both(_data(None))
+    with pytest.raises(Killed):
+        both(_data(tmp_path), killed_after(27))
+    assert both(_data(tmp_path)) == whole
+    assert "goes on after 20 of 45 trees" in capfd.readouterr().err
+
+
+def test_rows_that_lightgbm_was_given_before_are_trained_on_from_the_first_tree(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def fit(data: TrainingData, *kill: Any) -> str:
+        return _trees(data.boost(SETTINGS, data.dataset().construct(), TREES, callbacks=list(kill)))
+
+    with pytest.raises(Killed):
+        fit(_data(tmp_path), killed_after(27))
+    assert fit(_data(tmp_path)) == fit(_data(None))
+    assert "20 trees are there, but rows that LightGBM was given before are not had again" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("of", ["rows", "valid"])
+def test_where_scores_to_begin_with_would_be_lost_no_trees_are_kept(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], of: str
+) -> None:
+    def fit(data: TrainingData, *kill: Any) -> tuple[str, Any]:
+        begin, told = np.linspace(-2, 2, 300), {}  # type: ignore[var-annotated]
+        rows, held = lightgbm.Dataset(data.x[:300], data.y[:300]), lightgbm.Dataset(data.x[300:], data.y[300:])
+        (rows if of == "rows" else held).set_init_score(begin)
+        callbacks = [lightgbm.record_evaluation(told), *kill]
+        return _trees(data.boost(SETTINGS, rows, TREES, valid_sets=[held], callbacks=callbacks)), told
 
     whole = fit(_data(None))
     with pytest.raises(Killed):
-        fit(_data(tmp_path), KilledAfter())
-    again = fit(_data(tmp_path))
+        fit(_data(tmp_path), killed_after(27))
+    assert not list(tmp_path.iterdir())
+    assert fit(_data(tmp_path)) == whole
+    assert "a Dataset with init_score cannot go on" in capfd.readouterr().err
+
+
+def focal() -> Callable[[Any, Any], Any]:
+    def objective(scores: Any, rows: Any) -> Any:
+        p = 1 / (1 + np.exp(-scores))
+        return p - rows.get_label(), p * (1 - p)
+
+    return objective
+
+
+def test_functions_and_sets_among_the_settings_are_those_of_the_attempt_before(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def digest(**settings: Any) -> str:
+        return KeptTrees(tmp_path, {}, share=0).open(settings, {}).digest
+
+    assert digest(objective=focal()) == digest(objective=focal()) != digest(objective=killed_after)
+    assert digest(objective=partial(focal(), 1)) == digest(objective=partial(focal(), 1)) != digest(objective=focal())
+    names = [f"m{n}" for n in range(9)]
+    assert digest(metric=set(names)) == digest(metric=sorted(map(repr, names))) != digest(metric={"m1"})
+    many = np.zeros(2_000)
+    one = many.copy()
+    one[1_000] = 1
+    assert digest(costs=many) != digest(costs=one)
+    whole = _train(_data(None), settings=SETTINGS | {"objective": focal()})
+    with pytest.raises(Killed):
+        _train(_data(tmp_path), killed_after(27), settings=SETTINGS | {"objective": focal()})
+    again = _train(_data(tmp_path), settings=SETTINGS | {"objective": focal()})
+    assert "goes on after 20 of 45 trees" in capfd.readouterr().err
+    assert _trees(again) == _trees(whole)
+
+
+def test_seeds_go_by_each_of_their_names(tmp_path: Path) -> None:
+    drawn = {k: v for k, v in SETTINGS.items() if k != "seed"} | {"bagging_fraction": 0.5, "bagging_freq": 1}
+    cases: list[dict[str, Any]] = [{"seed": None}, {"random_state": 3}, {"random_state": 3}, {"random_seed": 2**31 - 1}]
+    found = []
+    for number, seed in enumerate(cases):
+        folder = tmp_path / str(number)
+        with pytest.raises(Killed):
+            _train(_data(folder), killed_after(27), settings=drawn | {"bagging_fraction": 0.5} | seed)
+        found.append(_trees(_train(_data(folder), settings=drawn | seed)))
+    assert found[1] == found[2]
+    assert _seed({"random_state": 3}, _SEED, 20) == 23 != _seed({"seed": None}, _SEED, 20)
+
+
+def test_what_keeping_costs_counts_from_before_the_model_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [100.0]
+    monkeypatch.setattr(kept_trees.time, "monotonic", lambda: now[0])
+    model = kept_trees.OneModel(tmp_path, "trees-1", "", 100, _since=now[0])
+    assert not model.due, "one that takes no time is not kept at all"
+    now[0] += 100 * kept_trees.FIRST_S + 0.001
+    assert model.due
+
+    def write() -> bytes:
+        now[0] += 2
+        return b"trees"
+
+    model.put(10, [], write)
+    now[0] += 199
+    assert not model.due
+    now[0] += 2
+    assert model.due
+
+
+def rates(killed: bool = False) -> xgboost.callback.TrainingCallback:
+    def rate(tree: int) -> float:
+        if killed and tree == 24:
+            raise Killed
+        return float(0.9 * 0.97**tree)
+
+    return xgboost.callback.LearningRateScheduler(rate)
+
+
+def _xgboost(data: TrainingData, *callbacks: Any, trees: int = TREES, **more: Any) -> tuple[Any, dict[str, Any]]:
+    told: dict[str, Any] = {}
+    rows, held = xgboost.DMatrix(data.x[:400], data.y[:400]), xgboost.DMatrix(data.x[400:], data.y[400:])
+    settings = X_SETTINGS | more.pop("settings", {})
+    more |= {"evals": [(rows, "rows"), (held, "held")], "evals_result": told, "verbose_eval": False}
+    return data.boost(settings, rows, trees, callbacks=list(callbacks), **more), told
+
+
+def test_xgboost_goes_on_too(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    whole, all_of_it = _xgboost(_data(None), rates())
+    with pytest.raises(Killed):
+        _xgboost(_data(tmp_path), rates(killed=True))
+    again, told = _xgboost(_data(tmp_path), rates())
     assert "goes on after 20 of 45 trees" in capfd.readouterr().err
     assert again.num_boosted_rounds() == TREES
+    assert again.get_dump(with_stats=True) == whole.get_dump(with_stats=True), "also the rate of each tree"
+    assert told == all_of_it
     rows = xgboost.DMatrix(_data(None).x)
     np.testing.assert_array_equal(again.predict(rows), whole.predict(rows))
+
+
+@pytest.mark.parametrize("last", [20, 24, 0], ids=["with the tree it was kept at", "where it was killed", "later"])
+def test_early_stopping_of_xgboost_is_that_of_a_training_which_was_never_killed(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], last: int
+) -> None:
+    def fit(data: TrainingData) -> Any:
+        if last == 0:
+            return _xgboost(data, rates(), trees=300, early_stopping_rounds=16)
+        stop = xgboost.callback.EarlyStopping(rounds=last - 1, min_delta=1.0)  # nothing is as much better
+        return _xgboost(data, rates(), stop, trees=300)
+
+    whole, all_of_it = fit(_data(None))
+    assert whole.best_iteration < 20, "it is among the trees that are there"
+    assert whole.num_boosted_rounds() == (last or whole.best_iteration + 17) < 45
+    with pytest.raises(Killed):  # without stopping: as if it were killed between a tree and the stop
+        _xgboost(_data(tmp_path), rates(killed=True), trees=300)
+    again, told = fit(_data(tmp_path))
+    assert "goes on after 20 of 300 trees" in capfd.readouterr().err
+    assert (again.best_iteration, again.best_score) == (whole.best_iteration, whole.best_score)
+    assert told == all_of_it
+    assert again.get_dump(with_stats=True) == whole.get_dump(with_stats=True)
+
+
+def test_xgboost_prints_which_tree_it_is(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    def fit(data: TrainingData, *callbacks: Any) -> None:
+        rows = xgboost.DMatrix(data.x, data.y)
+        data.boost(X_SETTINGS, rows, TREES, evals=[(rows, "rows")], callbacks=list(callbacks), verbose_eval=20)
+
+    with pytest.raises(Killed):
+        fit(_data(tmp_path), rates(killed=True))
+    capfd.readouterr()
+    fit(_data(tmp_path), rates())
+    printed = capfd.readouterr().out
+    assert [line.split("]")[0] for line in printed.splitlines()] == ["[20", "[40", "[44"]
+
+
+class Seen(xgboost.callback.TrainingCallback):  # type: ignore[misc]
+    """Sees what the model is by then: that cannot be told anew."""
+
+    def __init__(self, killed: bool) -> None:
+        super().__init__()
+        self.trees: list[int] = []
+        self.killed = killed
+
+    def after_iteration(self, model: Any, epoch: int, evals_log: Any) -> bool:
+        if self.killed and epoch == 24:
+            raise Killed
+        self.trees.append(model.num_boosted_rounds())
+        return False
+
+
+@pytest.mark.parametrize(
+    ("settings", "why"),
+    [
+        ({}, "the callback Seen"),
+        ({"booster": "dart", "rate_drop": 0.5}, 'the booster "dart"'),
+        ({"objective": "rank:ndcg", "lambdarank_unbiased": True}, "lambdarank_unbiased"),
+    ],
+    ids=["callback", "dart", "rank"],
+)
+def test_what_xgboost_cannot_go_on_with_is_trained_whole(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], settings: dict[str, Any], why: str
+) -> None:
+    def fit(data: TrainingData, killed: bool = False) -> Any:
+        seen = Seen(killed)
+        rows = xgboost.DMatrix(data.x, data.y, qid=np.repeat(np.arange(6), 100))
+        callbacks = [seen] if "callback" in why else [rates(killed)]
+        return data.boost(X_SETTINGS | settings, rows, 30, callbacks=callbacks).get_dump(), seen.trees
+
+    whole = fit(_data(None))
+    with pytest.raises(Killed):
+        fit(_data(tmp_path), killed=True)
+    assert fit(_data(tmp_path)) == whole
+    assert f"{why} cannot go on from trees that are there" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize(
