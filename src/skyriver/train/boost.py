@@ -2,7 +2,8 @@
 
 LightGBM and XGBoost train as they always do; after every tenth tree the model is kept, if that costs little. The next
 attempt begins with the model that was kept, and trains the rest. Callbacks are told anew what was measured after each
-tree that is there, so early stopping, learning rates and curves are those of a training that was never interrupted.
+tree that is there, so early stopping, learning rates and curves are those of a training that was never interrupted;
+only a callback of LightGBM that asks the model itself sees all trees that are there, also when told of the first.
 
 The trees are the same bits as without an interruption, unless something is drawn for each (bagging_fraction,
 feature_fraction, extra_trees, subsample, ...): a framework does not say how far its draws are, so what comes after the
@@ -121,11 +122,13 @@ def _lightgbm(settings: dict[str, Any], rows: Any, rounds: int, more: dict[str, 
         rows = again
         told = found.told
         booster = lightgbm.Booster(model_str=found.model.decode())
-        stopped = _tell_again(booster, settings, callbacks, told, rounds)
-        if stopped is not None:
-            booster.best_iteration = stopped
+        names = more.get("valid_names") or ()
+        for each, name in zip(_valid_sets(more), [names] if isinstance(names, str) else names, strict=False):
+            if each is rows:
+                booster.set_train_data_name(name)  # early stopping does not go by these
+        if _tell_again(booster, settings, callbacks, told, rounds):
             return booster
-        settings |= {name: _seed(settings, (*names, *_SEED), found.rounds) for name, names in _SEEDS.items()}
+        settings |= {name: _seed(settings, (*also, *_SEED), found.rounds) for name, also in _SEEDS.items()}
         more["init_model"] = booster
     done = found.rounds if found is not None else 0
     if model is not None:
@@ -202,8 +205,8 @@ def _plain(result: Any) -> list[Any]:
 
 def _tell_again(
     booster: Any, settings: Mapping[str, Any], callbacks: Sequence[Any], told: Sequence[Any], rounds: int
-) -> int | None:
-    """The best number of trees where a callback ends the training with one of those that are there."""
+) -> bool:
+    """Whether a callback ends the training with the trees that are there; the booster has the best of them then."""
     from lightgbm.callback import CallbackEnv, EarlyStopException
 
     after = sorted((each for each in callbacks if not each.before_iteration), key=lambda each: each.order)
@@ -213,8 +216,12 @@ def _tell_again(
             for callback in after:
                 callback(CallbackEnv(booster, dict(settings), iteration, 0, rounds, values))
     except EarlyStopException as stopped:
-        return int(stopped.best_iteration) + 1
-    return None
+        booster.best_iteration = stopped.best_iteration + 1
+        booster.best_score = {}
+        for data, metric, value, *_ in stopped.best_score:
+            booster.best_score.setdefault(data, {})[metric] = value
+        return True
+    return False
 
 
 def _result(values: Sequence[Any]) -> Any:

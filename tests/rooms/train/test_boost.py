@@ -91,6 +91,26 @@ def test_one_that_early_stopping_had_ended_is_not_trained_on(tmp_path: Path) -> 
         _train(_data(tmp_path), killed_at_the_end)
     again = _train(_data(tmp_path), stop())
     assert (again.best_iteration, again.num_trees()) == (1, 10)
+    assert again.best_score == _train(_data(None), stop(), trees=9).best_score
+
+
+def test_early_stopping_does_not_go_by_the_training_rows_after_an_interruption_either(tmp_path: Path) -> None:
+    def good(scores: Any, rows: Any) -> Any:  # the training rows get no better
+        return "good", 0.0 if len(scores) == 400 else float(np.std(scores)), True
+
+    def fit(data: TrainingData, *kill: Any) -> Any:
+        rows, held = lightgbm.Dataset(data.x[:400], data.y[:400]), lightgbm.Dataset(data.x[400:], data.y[400:])
+        callbacks = [lightgbm.early_stopping(8, verbose=False), *kill]
+        more: dict[str, Any] = {"valid_sets": [rows, held], "valid_names": ["fitted", "held"], "feval": good}
+        return data.boost(SETTINGS | {"metric": "None"}, rows, TREES, callbacks=callbacks, **more)
+
+    whole = fit(_data(None))
+    assert whole.num_trees() == TREES
+    with pytest.raises(Killed):
+        fit(_data(tmp_path), killed_after(27))
+    again = fit(_data(tmp_path))
+    assert _trees(again) == _trees(whole)
+    assert (again.best_iteration, again.best_score) == (whole.best_iteration, whole.best_score)
 
 
 def test_each_model_of_a_function_has_its_own_and_other_rows_begin_anew(
