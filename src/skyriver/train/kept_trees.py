@@ -26,7 +26,7 @@ FORMAT: Final = "skyriver trees 2"
 KEPT: Final = 3
 SHARE: Final = 100
 """What keeping costs is at most this part of the time: a model of many trees takes a second to write down."""
-FIRST_S: Final = 0.01
+FIRST_S: Final = 0.05
 """What the first one is taken to cost, as nothing is known yet."""
 
 
