@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from skyriver.core.errors import Conflict, InvalidInput
-from skyriver.core.jobs import new_job, new_operation, next_number
+from skyriver.core.jobs import ENDED, new_job, new_operation, next_number
 from skyriver.core.resources import GPU, Limits, Resource, Snapshot, need
 from skyriver.release.registered import app_of, is_registered
 from skyriver.release.rollouts import (
@@ -46,6 +46,11 @@ def plan_train(
         )
     source = str(model.spec["source"])
     run = f"{target}-run-{next_number(snapshot, tenant, 'operation', f'{target}-run')}"
+    beside = [
+        operation.name
+        for operation in snapshot.all(tenant, "operation")
+        if (operation.spec["action"], operation.spec["target"]) == ("train", target) and operation.state not in ENDED
+    ]
     jobs: list[Resource] = []
     if model.spec["streams"]:
         jobs.append(
@@ -94,6 +99,8 @@ def plan_train(
             inputs={
                 "champion": dict(serving.spec) if serving is not None else None,
                 "champion_proof": proof_of(serving) if serving is not None else None,
+                "run": run,
+                "beside": beside,  # runs that are not done, whose trials it is to leave alone
                 **({"study": run} if searching > 1 else {}),
             },
             needs=[j.name for j in jobs],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,8 @@ from skyriver.train.search.watch import Predict, Watch
 
 if TYPE_CHECKING:
     import lightgbm
+
+_Number = TypeVar("_Number", bound=np.generic)
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +118,7 @@ class TrainingData:
         return self.watch.after_tree
 
 
-def read_only(column: NDArray[np.float32]) -> NDArray[np.float32]:
+def read_only(column: NDArray[_Number]) -> NDArray[_Number]:
     """A view: what a function writes into its data must not reach the rows it is judged by."""
     view = column[:]
     view.flags.writeable = False

@@ -236,7 +236,7 @@ class _Fitting:
             x=read_only(cleaning.apply(take(self.rows.x, part))),
             y=read_only(take(self.split.labels, part)),
             names=self.rows.names,
-            time=self.rows.time[part],
+            time=read_only(self.rows.time[part]),
             params=dict(params),
             seed=self.seed,
             watch=watch,

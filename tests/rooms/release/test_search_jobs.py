@@ -1,5 +1,6 @@
 """A training whose trials are done several at a time: an array of jobs before it."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -9,7 +10,7 @@ from skyriver.core.resources import Resource, Snapshot
 from skyriver.release.operations import plan_train
 
 
-def _planned(streams: bool = False, **search: Any) -> dict[str, Resource]:
+def _planned(streams: bool = False, runs: Sequence[Resource] = (), **search: Any) -> dict[str, Resource]:
     app = sr.App("shop")
     sale = type("Sale", (sr.Event,), {"__annotations__": {"sale": int, "price": float, "back": int}})
     sales = app.table("sales", sale, id="sale")
@@ -21,6 +22,7 @@ def _planned(streams: bool = False, **search: Any) -> dict[str, Resource]:
         Resource("t", "app", "shop", {"spec": spec, "code": {"bundle": "b", "main": "app.py"}}, state="READY"),
         Resource("t", "model", "m", {"model": spec["models"][0], "source": "sales", "streams": streams}, state="READY",
                  parent="app/shop"),
+        *runs,
     ]  # fmt: skip
     snapshot = Snapshot({row.key: row for row in rows}, {}, {}, 0)
     return {row.name: row for row in plan_train(snapshot, "t", "m", {"seed": 3}, {})}
@@ -51,3 +53,15 @@ def test_one_trial_at_a_time_is_the_training_s_own() -> None:
     planned = _planned(trials=9)
     assert list(planned) == ["m-run-1", "m-run-1-train", "m-run-1-compress"]
     assert "study" not in planned["m-run-1-train"].spec["inputs"]
+
+
+def test_a_training_knows_which_runs_are_not_done() -> None:
+    runs = [
+        Resource("t", "operation", f"{target}-{action}-{number}", {"action": action, "target": target}, state=state)
+        for target, action, number, state in [
+            ("m", "train", 1, "SUCCEEDED"), ("m", "train", 2, "RUNNING"), ("m", "train", 3, "FAILED"),
+            ("m", "import", 4, "RUNNING"), ("other", "train", 5, "RUNNING"),
+        ]
+    ]  # fmt: skip
+    inputs = _planned(runs=runs, trials=9, parallel=3)["m-run-1-train"].spec["inputs"]
+    assert (inputs["run"], inputs["beside"]) == ("m-run-1", ["m-train-2"])

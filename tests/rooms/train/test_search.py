@@ -1,5 +1,7 @@
+import errno
 import json
 import math
+import os
 import subprocess
 import sys
 import threading
@@ -15,7 +17,7 @@ import numpy as np
 import pytest
 
 import skyriver as sr
-from skyriver.core.errors import InvalidInput, JobFailed
+from skyriver.core.errors import InvalidInput, JobFailed, Unavailable
 from skyriver.core.prices import CORE, Prices
 from skyriver.core.resources import Limits
 from skyriver.core.spec import SearchSpec, TrainSpec
@@ -141,7 +143,8 @@ def test_a_search_that_is_killed_goes_on_as_if_it_had_not_been(tmp_path: Path, a
 def test_a_line_that_was_cut_short_is_a_trial_that_was_not_done(tmp_path: Path) -> None:
     _search(tmp_path)
     path = tmp_path / "trials.jsonl"
-    path.write_bytes(path.read_bytes()[:-9])
+    written = path.read_bytes()
+    path.write_bytes(written[: written.index(b"\n", written.rindex(b'{"number"')) - 9])
     journal = Journal(path, {"space": _spec().to_json()["space"], "seed": 1})
     assert [trial.number for trial in journal.trials] == list(range(11))
     with journal.turn():
@@ -318,8 +321,8 @@ def test_patience() -> None:
 
 
 def test_time_of_several_at_once_is_theirs_together_and_each_is_paid() -> None:
-    assert Spent.of([]) == Spent(0.0, 0.0)
-    assert Spent.of([(5.0, 9.0), (0.0, 4.0), (1.0, 3.0), (3.0, 6.0)]) == Spent(9.0, 13.0)
+    assert Spent.of([], []) == Spent(0.0, 0.0)
+    assert Spent.of([(5.0, 9.0), (0.0, 4.0), (1.0, 3.0), (3.0, 6.0)], [(0.0, 10.0), (1.0, 9.0)]) == Spent(9.0, 18.0)
 
 
 class _Killed(BaseException):
@@ -427,6 +430,116 @@ def test_trials_of_a_run_before_are_taken_over_where_they_are_of_the_same(tmp_pa
     before = [tmp_path / "other", tmp_path / "same"]
     assert Journal(tmp_path / "new", {"seed": 1}, before=before).trials == [done]
     assert not Journal(tmp_path / "another", {"seed": 3}, before=before).trials
+
+
+def test_a_trial_that_gives_signs_of_life_is_waited_for(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "trials.jsonl", {}, "mine")
+    other = Journal(tmp_path / "trials.jsonl", {}, "other")
+    journal.is_left = lambda begun: False  # type: ignore[method-assign]  # it is of this very process
+    with other.turn():
+        other.begin(0, {"rate": 0.1, "leaves": 2, "kind": "a"}, 0.0)
+    rows, spec, looks = np.zeros((len(LABELS), 1), np.float32), _spec(trials=5), [0]
+
+    def looks_and_ends(seconds: float) -> None:
+        looks[0] += 1
+        if looks[0] % 5_000 == 0:  # 500 s, of the 600 s that it may be silent
+            other.touch()
+        if looks[0] == 16_000:
+            with other.turn():
+                other.add(Trial(0, {"rate": 0.1, "leaves": 2, "kind": "a"}, "complete", 0.5, 1_600.0))
+
+    held_out = HeldOut(rows, rows, LABELS, 1_000)
+    searching = Searching(
+        spec, spec.space, Budget(trials=5), held_out, _fit, journal, 1, _Clock(), lambda *_: None, 2, looks_and_ends
+    )
+    assert searching.run() == "5 trials"
+    assert [trial.number for trial in journal.trials] == [0, 1, 2, 3, 4]
+
+
+def test_money_is_spent_by_all_who_are_there_from_when_they_began(tmp_path: Path) -> None:
+    path, now, rows = tmp_path / "trials.jsonl", [100.0], np.zeros((len(LABELS), 1), np.float32)
+    spec = _spec(trials=None, money="1 EUR")
+    budget = Budget(money=Decimal(1), currency="EUR", per_second=Decimal("0.1"))
+
+    def fit(params: Mapping[str, Any], watch: Watch) -> Predict:
+        now[0] += 1.0
+        return lambda x: LABELS
+
+    def member(name: str, since: float) -> Searching:
+        journal = Journal(path, {}, name)
+        return Searching(
+            spec, spec.space, budget, HeldOut(rows, rows, LABELS, 1_000), fit, journal, 1, lambda: now[0],
+            lambda *_: None, 2, since=since,
+        )  # fmt: skip
+
+    with (waits := Journal(path, {}, "waits")).turn():
+        waits.stay(97.0, 99.0)
+    waits.close()
+    first = member("first", 95.0)
+    assert first.run() == "1 EUR"
+    assert len(first.journal.trials) == 3, "2 s of who did nothing, 5 s of a start, 3 s of trials"
+    assert first._spent(own=None) == Spent(3.0, 10.0)
+    first.journal.close()
+    assert member("second", 103.0).run() == "1 EUR"
+
+
+def test_of_who_is_killed_the_time_until_the_last_sign_of_life_counts(tmp_path: Path) -> None:
+    journal, killed = (Journal(tmp_path / "trials.jsonl", {}, name) for name in ("mine", "killed"))
+    with killed.turn():
+        killed.stay(10.0, 10.0)
+        killed.begin(0, {"a": 1}, 12.0)
+    os.utime(tmp_path / "trials.jsonl.killed.here", (20.0, 20.0))
+    os.close(killed._mine)
+    with journal.turn():
+        journal.gone(journal.begun[0], 500.0)
+    assert journal.stays(500.0) == [(10.0, 20.0)]
+
+
+def test_who_looks_whether_others_live_is_not_taken_for_one(tmp_path: Path) -> None:
+    path = tmp_path / "trials.jsonl"
+    Journal(path, {}, "dead").close()
+    here = tmp_path / "trials.jsonl.dead.here"
+    here.touch()
+    code = (
+        f"import fcntl, time; file = open({str(here)!r}, 'r+'); fcntl.lockf(file, fcntl.LOCK_SH)\n"
+        "print('looks', flush=True); time.sleep(600)"
+    )
+    slept: list[float] = []
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None
+        other.stdout.readline()
+        assert not Journal(path, {}, "mine").is_here("dead")
+
+        def ends(seconds: float) -> None:
+            slept.append(seconds)
+            other.kill()
+            other.wait()
+
+        Journal(path, {}, "dead", sleep=ends)
+    assert slept, "its own lock is waited for, not done without"
+
+
+@pytest.mark.parametrize(
+    ("number", "code"), [(errno.ENOSPC, "DISK_FULL"), (errno.EROFS, "DISK_READ_ONLY"), (errno.EIO, "DISK_FAILED")]
+)
+def test_what_the_disk_says_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, code: str) -> None:
+    journal = Journal(tmp_path / "trials.jsonl", {})
+
+    def fails(*given: Any) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "truncate", fails)
+    with pytest.raises(Unavailable, match="cannot be kept") as caught, journal.turn():
+        pass
+    assert caught.value.code == code
+
+
+def test_trials_that_were_removed_are_told(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "trials.jsonl", {"seed": 1})
+    Journal(tmp_path / "trials.jsonl", {"seed": 2}, "other")
+    with pytest.raises(Unavailable) as caught, journal.turn():
+        pass
+    assert caught.value.code == "STUDY_GONE"
 
 
 def test_halving_keeps_the_best_third() -> None:

@@ -74,4 +74,4 @@ def with_minority(spec: MinoritySpec, data: TrainingData) -> TrainingData:
     x, y = sampler.fit_resample(data.x, data.y.astype(np.int64))
     made = len(x) - len(data.x)
     time = np.concatenate([data.time, np.full(made, data.time[-1] if len(data.time) else 0, np.int64)])
-    return replace(data, x=read_only(x.astype(np.float32)), y=read_only(y.astype(np.float32)), time=time)
+    return replace(data, x=read_only(x.astype(np.float32)), y=read_only(y.astype(np.float32)), time=read_only(time))

@@ -47,7 +47,7 @@ class Budget:
         goes on."""
         if self.trials and begun >= self.trials:
             return f"{self.trials:,} trials"
-        if over := self.over(spent):
+        if begun and (over := self.over(spent)):
             return over
         if self.patience and _not_better(known) >= self.patience:
             return f"{self.patience:,} trials in a row that were not better"
@@ -68,21 +68,19 @@ class Budget:
 
 @dataclass(frozen=True, slots=True)
 class Spent:
-    """`seconds` in which anything was tried, and those that are `paid`: of two trials at a time each is."""
+    """`seconds` in which anything was tried, and those that are `paid`: all in which somebody was there to try."""
 
     seconds: float
     paid: float
 
     @classmethod
-    def of(cls, stretches: Iterable[tuple[float, float]]) -> Spent:
-        """From when to when something was tried."""
-        seconds = paid = 0.0
-        until = -math.inf
-        for start, end in sorted(stretches):
-            paid += max(0.0, end - start)
+    def of(cls, tried: Iterable[tuple[float, float]], there: Iterable[tuple[float, float]]) -> Spent:
+        """From when to when something was tried, and from when to when each was there."""
+        seconds, until = 0.0, -math.inf
+        for start, end in sorted(tried):
             seconds += max(0.0, end - max(start, until))
             until = max(until, end)
-        return cls(seconds, paid)
+        return cls(seconds, sum(max(0.0, end - start) for start, end in there))
 
 
 def _not_better(trials: Sequence[Trial]) -> int:

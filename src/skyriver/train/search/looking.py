@@ -53,6 +53,8 @@ class Look:
     member: str = "0"
     others: Callable[[], Iterable[Path]] = tuple
     """Journals of before: trials of one that is of the same are taken over."""
+    since: float | None = None
+    """When the work for the search began, by the clock; None: with the trials."""
 
     def __call__(
         self, fitting: Fitting, delay_us: int | None, params: Mapping[str, Any], progress: Progress
@@ -117,6 +119,7 @@ class Look:
             self.clock,
             progress,
             spec.parallel,
+            since=self.since,
         )
 
     def done(self) -> None:

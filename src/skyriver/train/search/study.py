@@ -131,8 +131,11 @@ class Searching:
     progress: Progress
     at_once: int = 1
     sleep: Callable[[float], None] = time.sleep
+    since: float | None = None
+    """When its work for the search began; None: with its first turn."""
     _told: int = 0
     """Trials that the sampler knows."""
+    _stays: bool = False
 
     def __post_init__(self) -> None:
         self._sampler = Sampler(self.space, self.seed)
@@ -145,18 +148,21 @@ class Searching:
 
     def run(self) -> str:
         """Why it ended. Trials of the journal count, with the time that they took."""
-        waits = 0.0
+        waits, signs = 0.0, self.journal.signs()
         while True:
             with self.journal.turn():
-                found = self._next()
+                found = self._turn()
             if isinstance(found, str):
                 return found
             if found is not None:
                 self._do(found)
                 waits = 0.0
                 continue
-            waits += WAIT_S
+            before, signs = signs, self.journal.signs()
+            waits = waits + WAIT_S if signs == before else 0.0
             if waits > self._patience():
+                with self.journal.turn():
+                    self._stay(self.clock())
                 return "a trial of somebody who does not tell anything any more"
             self.sleep(WAIT_S)
 
@@ -176,11 +182,28 @@ class Searching:
         seconds = self._spent(own=None).seconds
         return Found(self.spec.metric, best, tuple(trials), ended, seconds, self.held_out.learned, judged)
 
+    def _turn(self) -> Begun | str | None:
+        """What `_next` gives, written down."""
+        if not self._stays:
+            self._stay(self.clock())
+        found = self._next()
+        if isinstance(found, str):
+            self._stay(self.clock())
+            if self.at_once > 1 and not self.journal.ended:
+                self.journal.end(found)
+        return found
+
+    def _stay(self, until: float) -> None:
+        self.since = until if self.since is None else self.since
+        self.journal.stay(self.since, until)
+        self._stays = True
+
     def _next(self) -> Begun | str | None:
         """A trial that is ours now, why there is none any more, or None: there will be one later. Within a turn."""
         journal = self.journal
         for begun in sorted(journal.begun.values(), key=lambda begun: begun.number):
             if journal.is_left(begun):
+                journal.gone(begun, self.clock())
                 journal.begin(begun.number, begun.params, self.clock())
                 return journal.begun[begun.number]
         number = len(journal.trials) + len(journal.begun)
@@ -210,6 +233,7 @@ class Searching:
         known = self._known(begun.number)
 
         def worth(looks: int, value: float) -> bool:
+            self.journal.touch()
             if self.budget.timed:
                 self.journal.refresh()
                 if best_of(self.journal.trials) is not None and self.budget.over(self._spent(own=begun)):
@@ -220,6 +244,7 @@ class Searching:
         trial = _try(begun, self.fit, watch, self.held_out.x, self._judge, self.clock)
         with self.journal.turn():
             self.journal.add(trial)
+            self._stay(trial.at + trial.seconds)
         _tell(trial, self.spec.metric)
 
     def _spent(self, own: Begun | None) -> Spent:
@@ -229,10 +254,10 @@ class Searching:
         others = [each for each in begun if not self.journal.is_left(each)] if self.at_once > 1 else []
         under_way = [(each.at, now) for each in (*others, *((own,) if own is not None else ()))]
         done = [(trial.at, trial.at + trial.seconds) for trial in self.journal.trials]
-        return Spent.of((*done, *under_way))
+        return Spent.of((*done, *under_way), self.journal.stays(now))
 
     def _patience(self) -> float:
-        """How long somebody else's trial is waited for."""
+        """How long somebody else's trial is waited for without a sign of life."""
         longest = max((trial.seconds for trial in self.journal.trials), default=0.0)
         return max(LEAST_PATIENCE_S, TIMES_THE_LONGEST * longest)
 

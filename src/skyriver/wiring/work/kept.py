@@ -50,27 +50,7 @@ class Kept:
     def history(self, job: Job, source: StreamSpec | TableSpec) -> History:
         """As the tables were when the first attempt began: what came meanwhile is for the next run. Raises InvalidInput
         (NO_DATA, NO_LABELS), Unavailable (DISK_FULL)."""
-        found = self._of_first_attempt(job, source)
-        if found is not None:
-            return found
-        history = newest_history(job, source)
-        try:
-            make_folder(self.folder)
-            replace_file(self.folder / _HISTORY, history.ref.model_dump_json().encode())
-        except OSError as error:
-            raise disk_error(error, "Which rows are trained on cannot be kept", str(self.folder)) from error
-        return history
-
-    def _of_first_attempt(self, job: Job, source: StreamSpec | TableSpec) -> History | None:
-        try:
-            ref = SourceRef.model_validate_json((self.folder / _HISTORY).read_bytes())
-            return history_at(job, source, ref)
-        except FileNotFoundError:
-            return None
-        except (OSError, ValidationError, NotFound, Corrupt) as error:
-            why = str(error).splitlines()[0]
-            print(f"The rows of the attempt before cannot be had any more: {why}", file=sys.stderr, flush=True)
-            return None
+        return first_history(job, source, self.folder / _HISTORY)
 
     def done(self) -> None:
         """What came of it is kept elsewhere. Checkpoints of workers are left to those who have their lock."""
@@ -78,3 +58,22 @@ class Kept:
         with suppress(OSError):  # something of another attempt is there
             (self.folder / _HISTORY).unlink(missing_ok=True)
             self.folder.rmdir()
+
+
+def first_history(job: Job, source: StreamSpec | TableSpec, path: Path) -> History:
+    """The one that the file `path` names; the newest, which it then names, where there is none or it cannot be had any
+    more. One asks at a time. Raises InvalidInput (NO_DATA, NO_LABELS), Unavailable (DISK_FULL)."""
+    try:
+        return history_at(job, source, SourceRef.model_validate_json(path.read_bytes()))
+    except FileNotFoundError:
+        pass
+    except (OSError, ValidationError, NotFound, Corrupt) as error:
+        why = str(error).splitlines()[0]
+        print(f"The rows of the attempt before cannot be had any more: {why}", file=sys.stderr, flush=True)
+    history = newest_history(job, source)
+    try:
+        make_folder(path.parent)
+        replace_file(path, history.ref.model_dump_json().encode())
+    except OSError as error:
+        raise disk_error(error, "Which rows are trained on cannot be kept", str(path.parent)) from error
+    return history

@@ -5,9 +5,10 @@ All of them, and the training that concludes, learn from the same versions of th
 
 from __future__ import annotations
 
+import fcntl
+import sys
 import time
 from collections.abc import Iterable
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,23 +16,28 @@ from skyriver.core.errors import disk_error
 from skyriver.core.jobs import asks_for
 from skyriver.core.resources import Limits
 from skyriver.core.spec import StreamSpec, TableSpec, TrainSpec
-from skyriver.data.folders import replace_file
-from skyriver.release.manifest import SourceRef
+from skyriver.data.folders import make_folder
 from skyriver.train.run import take_part
 from skyriver.train.search.budget import Budget
+from skyriver.train.search.journal import ended
 from skyriver.train.search.looking import Look
 from skyriver.wiring.prices import PriceFile
-from skyriver.wiring.work.history import History, delay_of, history_at, newest_history, rows_of
+from skyriver.wiring.work.history import History, delay_of, rows_of
 from skyriver.wiring.work.job import Job
+from skyriver.wiring.work.kept import first_history
 
 
 def work(job: Job) -> dict[str, Any]:
     """No outputs: what came of the trials is in the study of the run."""
     model = job.app.model(job.target)
     assert model.train is not None
+    since = time.time()
+    if why := ended(_study(job)):
+        print(f"search: nothing more to begin: {why}", file=sys.stderr, flush=True)
+        return {}
     source = job.app.source(job.app.feature_set(model.train.features).source)
     fit = job.load_app().functions[model.train.function]
-    look = look_of(job, model.train)
+    look = look_of(job, model.train, since)
     assert look is not None
     take_part(
         model,
@@ -46,9 +52,9 @@ def work(job: Job) -> dict[str, Any]:
     return {}
 
 
-def look_of(job: Job, spec: TrainSpec) -> Look | None:
+def look_of(job: Job, spec: TrainSpec, since: float | None = None) -> Look | None:
     """Trials that are done outlive an attempt: there is one training of a model at a time, and a file for it; where
-    several jobs search, one for each run."""
+    several jobs search, one for each run. `since`: when the work of a job began that does nothing but search."""
     if spec.search is None:
         return None
     asked = asks_for({})  # what a training reserves, and costs
@@ -58,39 +64,33 @@ def look_of(job: Job, spec: TrainSpec) -> Look | None:
     member = f"{job.name}.{job.attempt}"
     if "study" not in job.inputs:
         return Look(budget, _studies(job) / f"{job.target}.jsonl", of, member=member)
-    return Look(budget, _study(job), of, member=member, others=lambda: _others(job))
+    return Look(budget, _study(job), of, member=member, others=lambda: _others(job), since=since)
 
 
 def forget_others(job: Job) -> None:
-    """Studies of runs before this one, which nobody goes on with: trainings of one model run one after the other."""
-    if "study" not in job.inputs:
+    """Trials of runs before this one, however many were done at a time. Those of a run that was not done when this one
+    was planned are left to it."""
+    if "beside" not in job.inputs:  # planned by a release before
         return
-    for other in _others(job):
-        if _number(other) < _number(_study(job)):
-            for path in other.parent.glob(f"{other.name}*"):
-                path.unlink(missing_ok=True)
+    spared = {job.inputs["run"], *job.inputs["beside"]}
+    for path in _studies(job).glob(f"{job.target}.jsonl*"):
+        path.unlink(missing_ok=True)
+    for path in (_studies(job) / job.target).glob("*.jsonl*"):
+        run = path.name.partition(".jsonl")[0]
+        if run not in spared and _number(run) < _number(job.inputs["run"]):
+            path.unlink(missing_ok=True)
 
 
 def history_of_run(job: Job, source: StreamSpec | TableSpec) -> History:
     """As the first job of the run saw the tables. Raises InvalidInput (NO_DATA, NO_LABELS), Unavailable (DISK_FULL)."""
     kept = _study(job).with_suffix(".jsonl.history")
-    if not kept.exists():
-        found = newest_history(job, source)
-        try:
-            kept.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            _put_first(kept, found.ref.model_dump_json().encode(), job)
-        except OSError as error:
-            raise disk_error(error, "Which rows are trained on cannot be kept", str(kept)) from error
-    return history_at(job, source, SourceRef.model_validate_json(kept.read_bytes()))
-
-
-def _put_first(path: Path, data: bytes, job: Job) -> None:
-    """Of several at once one is the first."""
-    own = path.with_name(f"{path.name}.{job.name}.{job.attempt}")
-    replace_file(own, data)
-    with suppress(FileExistsError):
-        path.hardlink_to(own)
-    own.unlink()
+    try:
+        make_folder(kept.parent)
+        with kept.with_name(f"{kept.name}.lock").open("ab") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            return first_history(job, source, kept)
+    except OSError as error:
+        raise disk_error(error, "Which rows are trained on cannot be kept", str(kept)) from error
 
 
 def _studies(job: Job) -> Path:
@@ -101,9 +101,8 @@ def _study(job: Job) -> Path:
     return _studies(job) / job.target / f"{job.inputs['study']}.jsonl"
 
 
-def _number(study: Path) -> int:
-    """Of its run."""
-    return int(study.stem.rpartition("-")[2])
+def _number(run: str) -> int:
+    return int(run.rpartition("-")[2])
 
 
 def _others(job: Job) -> Iterable[Path]:

@@ -85,7 +85,7 @@ def work(job: Job) -> dict[str, Any]:
     }
     if look is not None:
         look.done()
-        forget_others(job)
+    forget_others(job)
     if spread is not None:
         spread.forget()
     kept.done()
