@@ -59,7 +59,8 @@ def load_net() -> Any:
 
 
 def slow_net(ctx: Any) -> Any:
-    """A step of eight shards takes a fifth of a second, of nobody's processor."""
+    """A step of eight shards takes a fifth of a second, and its start more than a second, of nobody's processor."""
+    time.sleep(1.0)
     model = nn.Sequential(nn.Linear(3, 1), nn.Sigmoid())
     ctx.state(model, torch.optim.SGD(model.parameters(), 1e-2))
     for x, y in ctx.steps((ctx.data.x, ctx.data.y), 50):
