@@ -1,10 +1,18 @@
-"""Folders and files that survive the end of the power: a new name is there once the folder that has it is synced."""
+"""Folders and files that survive the end of the power: a new name is there once the folder that has it is synced. And
+locks on files, which go with the process however it ends."""
 
 from __future__ import annotations
 
+import fcntl
 import os
+import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import Final
+
+_PAUSE_S: Final = 0.005
+"""Between two tries to get a lock."""
 
 
 def make_folder(path: Path) -> None:
@@ -41,3 +49,23 @@ def replace_file(path: Path, data: bytes) -> None:
         os.fsync(file.fileno())
     temporary.replace(path)
     sync_folder(path.parent)
+
+
+def lock_within(
+    file: int,
+    seconds: float,
+    *,
+    take: Callable[[int, int], object] = fcntl.flock,
+    sleep: Callable[[float], None] = time.sleep,
+) -> bool:
+    """Whether the kernel's lock on the open `file` is ours, within so many seconds; `take` is flock or lockf. Raises
+    OSError."""
+    ends = time.monotonic() + seconds
+    while True:
+        try:
+            take(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except (BlockingIOError, PermissionError):  # lockf says both of a lock that somebody has
+            if time.monotonic() > ends:
+                return False
+            sleep(_PAUSE_S)

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
-import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from skyriver.core.errors import Unavailable
-from skyriver.data.folders import replace_file
+from skyriver.data.folders import lock_within, replace_file
 
 
 def replace_all(directory: Path, files: Mapping[str, str]) -> None:
@@ -28,19 +26,12 @@ def only_one(path: Path, seconds: float) -> Iterator[None]:
     """Holds the file lock `path`: one process, and one thread of it, at a time. Raises Unavailable (GATEWAY_BUSY)."""
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
-        deadline = time.monotonic() + seconds
-        while True:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() > deadline:
-                    raise Unavailable(
-                        f"Another process has been changing the gateway for {seconds:.0f} s.",
-                        code="GATEWAY_BUSY",
-                        next_action="Try again; `skyriver ps` shows what runs.",
-                    ) from None
-                time.sleep(0.005)
+        if not lock_within(descriptor, seconds):
+            raise Unavailable(
+                f"Another process has been changing the gateway for {seconds:.0f} s.",
+                code="GATEWAY_BUSY",
+                next_action="Try again; `skyriver ps` shows what runs.",
+            )
         yield
     finally:
         os.close(descriptor)

@@ -22,7 +22,7 @@ from typing import Any, Final
 
 from skyriver.core.errors import Unavailable, disk_error
 from skyriver.core.spec_search import Value
-from skyriver.data.folders import replace_file
+from skyriver.data.folders import lock_within, replace_file
 from skyriver.train.search.trial import Trial
 
 FORMAT: Final = 4
@@ -31,7 +31,6 @@ CUT: Final = object()
 """What a line says that was cut short."""
 LOCK_S: Final = 60.0
 """Who holds the lock for so long hangs: it is held for some milliseconds."""
-_LOOK_S: Final = 0.005
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,20 +198,13 @@ class Journal:
             os.close(lock)
 
     def _lock(self, file: int, take: Callable[[int, int], object]) -> None:
-        ends = time.monotonic() + LOCK_S
-        while True:
-            try:
-                take(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                return
-            except (BlockingIOError, PermissionError):  # both are said of a lock that somebody has
-                if time.monotonic() > ends:
-                    raise Unavailable(
-                        f"Somebody has held the trials of the search for {LOCK_S:.0f} s.",
-                        code="STUDY_BUSY",
-                        where=str(self._path),
-                        next_action="It is tried again; where a job of this search is stopped, end it.",
-                    ) from None
-                self._sleep(_LOOK_S)
+        if not lock_within(file, LOCK_S, take=take, sleep=self._sleep):
+            raise Unavailable(
+                f"Somebody has held the trials of the search for {LOCK_S:.0f} s.",
+                code="STUDY_BUSY",
+                where=str(self._path),
+                next_action="It is tried again; where a job of this search is stopped, end it.",
+            )
 
     @contextmanager
     def _failing(self) -> Iterator[None]:

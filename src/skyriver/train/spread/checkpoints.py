@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import hashlib
 import json
 import os
@@ -26,7 +25,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from skyriver.core.errors import Corrupt, InvalidInput, JobFailed, Unavailable, disk_error
-from skyriver.data.folders import replace_file
+from skyriver.data.folders import lock_within, replace_file
 
 FORMAT: Final = "skyriver training 1"
 KEPT: Final = 3
@@ -290,20 +289,13 @@ class Checkpoints:
         path = self.folder / "lock"
         lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            deadline = time.monotonic() + LOCKED_S
-            while True:
-                try:
-                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
-                except BlockingIOError as error:
-                    if time.monotonic() > deadline:
-                        raise Unavailable(
-                            f"Another attempt, which stands still, has locked the checkpoints for {LOCKED_S:.0f} s.",
-                            code="LOCKED",
-                            where=str(self.folder),
-                            next_action="It is tried again; `fuser` names the process that has the file `lock` open.",
-                        ) from error
-                    time.sleep(0.01)
+            if not lock_within(lock, LOCKED_S):
+                raise Unavailable(
+                    f"Another attempt, which stands still, has locked the checkpoints for {LOCKED_S:.0f} s.",
+                    code="LOCKED",
+                    where=str(self.folder),
+                    next_action="It is tried again; `fuser` names the process that has the file `lock` open.",
+                )
             if not os.path.samestat(os.fstat(lock), path.stat()):
                 raise FileNotFoundError(errno.ENOENT, "removed while it was waited for", str(path))
             yield
