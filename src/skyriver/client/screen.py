@@ -105,15 +105,16 @@ class Bars:
                 stage = f": {at['stage']}" if at.get("stage") else ""
                 name = step["title"]
                 waits = step["state"] in ("PENDING", "QUEUED")
-                if step["state"] in ("SUCCEEDED", "DONE", "APPROVED"):
-                    self.done(name)
-                elif not waits or step["message"]:
-                    self.tell(name, at.get("done", 0), at.get("total", 0))
-                    if self._progress is not None:
-                        text = f"{name} waits. {step['message']}" if waits else name + stage
-                        self._progress.update(self._bars[name], description=escape(text))
-                if self._progress is None and (step["message"] or not waits):
+                if waits and not step["message"]:
+                    continue
+                if self._progress is None:
                     self._line(name, step["state"], step["message"] if waits else "")
+                elif step["state"] in ("SUCCEEDED", "DONE", "APPROVED"):
+                    self.done(name)
+                else:
+                    self.tell(name, at.get("done", 0), at.get("total", 0))
+                    text = f"{name} waits. {step['message']}" if waits else name + stage
+                    self._progress.update(self._bars[name], description=escape(text))
 
         return told
 

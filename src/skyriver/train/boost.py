@@ -117,7 +117,7 @@ def _lightgbm(settings: dict[str, Any], rows: Any, rounds: int, more: dict[str, 
             f"{found.rounds:,} trees are there, but rows that LightGBM was given before are not had again: begins anew"
         )
         found = None
-    if found is not None and again is not None:
+    if found is not None:
         _say(f"goes on after {found.rounds:,} of {rounds:,} trees")
         rows = again
         told = found.told

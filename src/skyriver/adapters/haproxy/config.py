@@ -49,6 +49,8 @@ refuse too."""
 HOLDER_REQUESTS = 4_000
 """To a server that holds them: it takes connections as fast as they come, up to 4,096, and says itself what is too
 much."""
+QUEUE_S = 1
+"""A request waits so long for a server."""
 SERVER_MS = 120_000
 SMALL_BYTES = 1_000
 CODE_HEADER = "x-skyriver-code"
@@ -214,7 +216,7 @@ defaults base
     timeout connect 250ms
     timeout client 60s
     timeout server {SERVER_MS}ms
-    timeout queue 1s
+    timeout queue {QUEUE_S}s
     timeout http-request 10s
     timeout http-keep-alive 60s
     timeout check 5s

@@ -27,6 +27,7 @@ from skyriver.adapters.haproxy.binary import Binary, find
 from skyriver.adapters.haproxy.certificate import Tls
 from skyriver.adapters.haproxy.config import (
     CERTIFICATE,
+    QUEUE_S,
     ROUTES,
     TOKENS,
     Settings,
@@ -50,8 +51,6 @@ LOCK = "lock"
 LOCK_SECONDS = 30.0
 STOP_SECONDS = 3.0
 """For requests under way when the gateway is stopped."""
-QUEUE_SECONDS = 1.2
-"""A little more than a request waits for a server (`timeout queue`)."""
 ROOM_SECONDS = 2.0
 """Between two looks whether there is room by now for pools that had none: a slot is free when its last request ends."""
 
@@ -305,7 +304,7 @@ def _bring_map(admin: Admin, name: str, entries: Mapping[str, str]) -> None:
 def _let_queues_end(admin: Admin, slots: Collection[str]) -> None:
     """Returns when nobody waits for a server of `slots` any more: HAProxy refuses at once who waits for one that it
     takes out, and who waits gets one within the time limit of the queue, or is refused then."""
-    deadline = time.monotonic() + QUEUE_SECONDS
+    deadline = time.monotonic() + QUEUE_S + 0.2
     while time.monotonic() < deadline and any(map(admin.queued().get, slots)):
         time.sleep(0.02)
 

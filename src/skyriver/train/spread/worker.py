@@ -84,9 +84,8 @@ def work(
 
 def bound_arenas() -> None:
     """Each generation has threads of its own, and by default what they free stays in arenas of theirs: a worker grew
-    with changes of membership. Where there is no glibc nothing is done."""
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).mallopt(_M_ARENA_MAX, ARENAS)
+    with changes of membership."""
+    _mallopt({_M_ARENA_MAX: ARENAS})
 
 
 def _end_with(launcher: BaseProcess | None) -> None:
@@ -121,10 +120,15 @@ def _gpu(slot: int) -> str:
 def keep_memory() -> None:
     """What a step frees is kept for the next one, which takes as much. glibc gives it back to the system, and its pages
     are cleared and mapped again each time: a fifth of a step of a small net."""
-    with contextlib.suppress(AttributeError, OSError):  # another C library has no mallopt
+    _mallopt({_M_MMAP_THRESHOLD: 32 << 20, _M_TRIM_THRESHOLD: -1})  # the most it takes, and never
+
+
+def _mallopt(settings: Mapping[int, int]) -> None:
+    """Where there is no glibc nothing is done."""
+    with contextlib.suppress(AttributeError, OSError):
         mallopt = ctypes.CDLL(None).mallopt
-        mallopt(_M_MMAP_THRESHOLD, 32 << 20)  # the most it takes
-        mallopt(_M_TRIM_THRESHOLD, -1)  # never
+        for name, value in settings.items():
+            mallopt(name, value)
 
 
 def _without_semaphores() -> None:
