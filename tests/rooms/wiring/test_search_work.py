@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,6 +15,7 @@ import pytest
 import skyriver as sr
 from skyriver.adapters.delta.tables import DeltaTables
 from skyriver.adapters.directory.objects import DirectoryObjects
+from skyriver.core.errors import Unavailable
 from skyriver.core.spec import AppSpec, GateSpec, ModelSpec
 from skyriver.wiring.home import Home
 from skyriver.wiring.model_files import ModelFiles
@@ -127,6 +129,21 @@ def test_a_run_whose_rows_are_not_known_searches_what_there_is(home: Home, capsy
         (home.studies / "acme/m/m-run-1.jsonl.history").write_bytes(damaged)
         assert search.history_of_run(work, source).table.version == version
         assert "cannot be had any more" in capsys.readouterr().err
+
+
+def test_a_job_that_is_stopped_while_it_looks_for_the_rows_holds_nobody_up_for_ever(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work = _job(home, "search-0", 1, _fit, _app(parallel=2))
+    source = work.app.source("sales")
+    search.history_of_run(work, source)
+    monkeypatch.setattr(search, "HISTORY_S", 0.01)
+    with (home.studies / "acme/m/m-run-1.jsonl.history.lock").open("ab") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        with pytest.raises(Unavailable) as caught:
+            search.history_of_run(work, source)
+    assert (caught.value.code, "tried again" in caught.value.next_action) == ("STUDY_BUSY", True)
+    assert search.history_of_run(work, source)
 
 
 def test_what_trials_share_is_read_only(home: Home) -> None:

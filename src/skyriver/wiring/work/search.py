@@ -5,18 +5,17 @@ All of them, and the training that concludes, learn from the same versions of th
 
 from __future__ import annotations
 
-import fcntl
 import sys
 import time
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
-from skyriver.core.errors import disk_error
+from skyriver.core.errors import Unavailable, disk_error
 from skyriver.core.jobs import asks_for
 from skyriver.core.resources import Limits
 from skyriver.core.spec import StreamSpec, TableSpec, TrainSpec
-from skyriver.data.folders import make_folder
+from skyriver.data.folders import lock_within, make_folder
 from skyriver.train.run import take_part
 from skyriver.train.search.budget import Budget
 from skyriver.train.search.journal import ended
@@ -25,6 +24,9 @@ from skyriver.wiring.prices import PriceFile
 from skyriver.wiring.work.history import History, delay_of, rows_of
 from skyriver.wiring.work.job import Job
 from skyriver.wiring.work.kept import first_history
+
+HISTORY_S: Final = 60.0
+"""For another job of the same run to find the versions of the tables."""
 
 
 def work(job: Job) -> dict[str, Any]:
@@ -82,12 +84,19 @@ def forget_others(job: Job) -> None:
 
 
 def history_of_run(job: Job, source: StreamSpec | TableSpec) -> History:
-    """As the first job of the run saw the tables. Raises InvalidInput (NO_DATA, NO_LABELS), Unavailable (DISK_FULL)."""
+    """As the first job of the run saw the tables. Raises InvalidInput (NO_DATA, NO_LABELS), Unavailable (DISK_FULL,
+    STUDY_BUSY)."""
     kept = _study(job).with_suffix(".jsonl.history")
     try:
         make_folder(kept.parent)
         with kept.with_name(f"{kept.name}.lock").open("ab") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not lock_within(lock.fileno(), HISTORY_S):
+                raise Unavailable(
+                    f"Another job of this search has looked for the rows for {HISTORY_S:.0f} s.",
+                    code="STUDY_BUSY",
+                    where=str(kept),
+                    next_action="It is tried again; where a job of this search is stopped, end it.",
+                )
             return first_history(job, source, kept)
     except OSError as error:
         raise disk_error(error, "Which rows are trained on cannot be kept", str(kept)) from error
