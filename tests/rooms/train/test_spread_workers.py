@@ -611,7 +611,7 @@ def test_an_attempt_whose_checkpoints_are_gone_does_not_go_on(tmp_path: Path) ->
     assert failed.value.code == "FENCED"
 
 
-GENERATIONS, NUMBERS = 24, 4_000_000
+GENERATIONS, NUMBERS = 32, 4_000_000
 
 
 def generations(told: Any) -> None:
@@ -638,13 +638,14 @@ def generations(told: Any) -> None:
 
 
 def test_memory_does_not_grow_with_changes_of_generation() -> None:
-    """Of two members that each sum 16 MB: without a bound it grew by 180 MB."""
+    """Of two members that each sum 16 MB. The allocator's pieces make 120 to 170 MB within some forty generations, and
+    no more then; one vector that each generation left behind would be 512 MB after these."""
     ours, theirs = multiprocessing.Pipe(duplex=False)
     process = multiprocessing.get_context("spawn").Process(target=generations, args=(theirs,))
     process.start()
     found = [ours.recv() for _ in range(GENERATIONS)]
     process.join()
-    assert max(found) - found[0] < 9 * 4 * NUMBERS, [each >> 20 for each in found]
+    assert max(found) - found[0] < GENERATIONS // 2 * 4 * NUMBERS, [each >> 20 for each in found]
 
 
 def attempt(folder: Path) -> None:
