@@ -30,6 +30,7 @@ from skyriver.train.spread.feeding import TOGETHER_BYTES, Feeder, as_rows, sourc
 from skyriver.train.spread.gradients import Buckets, Shards, _in_buckets  # noqa: E402
 from skyriver.train.spread.group import BrokenGroup, Group, NotHandedOver  # noqa: E402
 from skyriver.train.spread.measuring import Stopwatch, pair_seconds  # noqa: E402
+from skyriver.train.spread.member import Member  # noqa: E402
 from skyriver.train.spread.pays import Timed  # noqa: E402
 from skyriver.train.spread.printed import Named  # noqa: E402
 from skyriver.train.spread.shards import rows_of_shard  # noqa: E402
@@ -333,6 +334,36 @@ def test_one_says_that_it_lives_and_for_how_long_it_will_say_nothing(line: Line)
     for wrong in (-1, float("nan"), 1e6, True, "600"):
         with pytest.raises(InvalidInput, match=r"is no number of seconds from 0 to 86,400"):
             ctx.alive(wrong)
+
+
+def among(line: Line, group: Group) -> Member:
+    made = Member(line.theirs, HashStore(), 1)
+    made.group = group
+    line.theirs.recv()  # who goes on at first is of no interest here
+    return made
+
+
+def test_who_was_lost_is_not_worked_for_until_the_end_of_a_step(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
+    every = "skyriver.train.spread.member.LOOK_S"
+    member = among(line, Group(1, (1, 2), 0, backend=object()))
+    monkeypatch.setattr(every, 0.0)
+    line.ours.send(("generation", {"generation": 2, "members": (1, 2, 3), "lost": False}))
+    member.look(3, 4)  # who joins waits for the end of the step
+    line.ours.send(("generation", {"generation": 3, "members": (1, 3), "lost": True}))
+    monkeypatch.setattr(every, 1e9)
+    member.look(2, 4)  # a look is not worth it so soon
+    monkeypatch.setattr(every, 0.0)
+    with pytest.raises(BrokenGroup, match=r"^A member was lost\.$"):
+        member.look(1, 4)
+
+
+def test_one_alone_begins_again_where_a_step_is_sooner_done_by_all(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("skyriver.train.spread.member.LOOK_S", 0.0)
+    member = among(line, Group(1, (1,), 0))
+    line.ours.send(("generation", {"generation": 2, "members": (1, 2), "lost": True}))
+    member.look(4, 8)  # two would need as long for the whole of it
+    with pytest.raises(BrokenGroup, match=r"^Others are there\.$"):
+        member.look(5, 8)
 
 
 class Wire:

@@ -84,6 +84,23 @@ def train_of_files(ctx: Context) -> Any:
     return model
 
 
+def slowly(ctx: Context) -> Any:
+    """Two steps of eight micro-batches, each of which is written down; before the second one of the first step whoever
+    is alone waits for the test."""
+    torch.manual_seed(1)
+    model = nn.Sequential(nn.Linear(2, 4), nn.Dropout(0.5), nn.BatchNorm1d(4), nn.Linear(4, 1))
+    ctx.state(model, torch.optim.Adam(model.parameters(), 0.1))
+    folder, x = Path(ctx.params["folder"]), torch.arange(128.0).view(64, 2)
+    for (xb,) in ctx.steps((x,), 32, 1):
+        with (folder / f"did-{ctx.committed}-{ctx.world}").open("a") as file:
+            file.write("x")
+        if ctx.params["gates"] and len((folder / "did-0-1").read_text()) == 2:
+            wait_at(folder, 0)
+        ctx.backward(model(xb).square().mean())
+        ctx.step()
+    return model
+
+
 def wait_at(folder: Path, gate: int) -> None:
     (folder / f"at-{gate}-{os.getpid()}").touch()
     deadline = time.monotonic() + DEADLINE_S
@@ -308,6 +325,23 @@ def test_one_more_and_one_fewer_at_the_end_of_a_step(alone: bytes, tmp_path: Pat
     watched = Watched(1, gates=(10, 20, 30), folder=tmp_path)
     assert watched.run(resize) == alone
     assert watched.sizes == [1, 2, 1, 2, 1]
+
+
+def test_one_that_comes_in_the_midst_of_a_long_step_helps_with_it(tmp_path: Path) -> None:
+    (tmp_path / "alone").mkdir()
+    expected = Watched(1, slowly, folder=tmp_path / "alone").run()
+
+    def join(watched: Watched) -> None:
+        watched.at(0, 1)
+        watched.launcher.resize(2)
+        watched.size(2)
+        watched.open(0)
+
+    (tmp_path / "both").mkdir()
+    watched = Watched(1, slowly, gates=(0,), folder=tmp_path / "both")
+    assert watched.run(join) == expected
+    assert len((tmp_path / "both" / "did-0-1").read_text()) == 2, "the rest of the first step is done by both"
+    assert len((tmp_path / "both" / "did-0-2").read_text()) == 8
 
 
 def test_it_stops_in_time_and_goes_on_with_another_number(alone: bytes, tmp_path: Path) -> None:

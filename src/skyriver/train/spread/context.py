@@ -444,7 +444,7 @@ class Context:
                         next_action="Call ctx.backward(loss) in place of loss.backward(): it weighs by rows.",
                     )
                 parts.collect(part, now.weight)
-                self._member.alive()
+                self._member.look(mine.stop - 1 - part, len(mine))
             self._watch.lap("passes")
             self._finish(parts, now, begun, is_last=step + 1 == order.steps)
             self._tell_times(order, feeder, len(mine))

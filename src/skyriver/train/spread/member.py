@@ -16,6 +16,8 @@ from skyriver.train.spread.group import CPU, BrokenGroup, Group, NotHandedOver, 
 MEETING_S: Final = 60.0
 """Until the launcher has said who goes on, or all of these have said that they are there."""
 BEAT_S: Final = 0.5
+LOOK_S: Final = 0.05
+"""Between two looks for news within a step: one costs as much as a thousandth of a small micro-batch."""
 MOST_HANDED: Final = 2 << 30
 PART_BYTES: Final = 12_000
 """With what is around it less than a page of pages, which goes through a socket at once."""
@@ -29,7 +31,8 @@ class Member:
     """`meet` puts it into the group of the newest generation; `group` is that one.
 
     Who is there changes between two steps, for all members after the same one: whoever has heard of a newer generation
-    says so with what is summed at the end of a step. Where a member was lost nobody waits for that.
+    says so with what is summed at the end of a step. Where a member was lost nobody waits for that, nor does who works
+    alone where a step is sooner done by all.
     """
 
     def __init__(self, pipe: Connection, store: Store, worker: int, device: torch.device = CPU) -> None:
@@ -40,7 +43,7 @@ class Member:
         self._said: Mapping[str, Any] = {"generation": 0}
         """The newest message about who goes on; and the last generation in which somebody was lost."""
         self._lost = 0
-        self._beaten = self._told = 0.0
+        self._beaten = self._told = self._looked = 0.0
         self.hand_over: Callable[[], bytes] = bytes
 
     @property
@@ -76,6 +79,22 @@ class Member:
         if now - self._beaten > BEAT_S:
             self._beaten = now
             self.say("beat")
+
+    def look(self, left: int, parts: int) -> None:
+        """Between two micro-batches, with so many of this step's `parts` left. Raises BrokenGroup where to go on would
+        be in vain, for a member was lost; or, where one works alone, later done than the whole step by all who go on.
+        """
+        self.alive()
+        now = time.monotonic()
+        if now - self._looked < LOOK_S:
+            return
+        self._looked = now
+        while self._pipe.poll():
+            self._hear()
+        if not self.group.is_alone:
+            self._check_lost()
+        elif self._is_newer() and left * len(self._said["members"]) > parts:
+            raise BrokenGroup("Others are there.")
 
     def beat(self, *step: Any, last: bool = False) -> None:
         """What came of a step, now and then and of the last one: as the launcher's `_on_beat` takes it."""
@@ -173,6 +192,9 @@ class Member:
         self.alive()
         while self._pipe.poll():
             self._hear()
+        self._check_lost()
+
+    def _check_lost(self) -> None:
         if self._lost > self.group.generation:
             raise BrokenGroup("A member was lost.")
 
