@@ -9,8 +9,8 @@ kills     a worker is killed at a random moment, again and again: until any step
           before, until there are two workers again, and how many steps were done again; the same of torchrun with its
           own restarts and, where --ray names the Python of an environment with `ray[train]` and torch, of Ray Train.
           Checkpoints every ten steps, of all
-storm     a hundred kills, joins and leaves, each of which changes who is there, in one training, whose parameters are
-          to be those of one worker alone after as many steps
+storm     a hundred kills, joins and leaves (20 of the transformer), each of which changes who is there, in one
+          training, whose parameters are to be those of one worker alone after as many steps
 scaling   rows a second of two workers against one with one thread and with two: of twice the rows a step (weak) and
           of as many (strong); and of two processes that know nothing of each other
 overhead  one worker against a plain loop, a step each in turns, by CPU time: without shards, and with them against a
@@ -75,13 +75,21 @@ COMPARED = {
 """Which of the loops of a process is over which."""
 PROCESSES = {"mlp": (5, 11), "transformer": (1, 3)}
 """Whose overhead is measured: quickly, and well."""
+KILLS = {
+    "mlp": {"skyriver": 20, "torchrun": 5, "Ray Train": 3},
+    "transformer": {"skyriver": 12, "torchrun": 3, "Ray Train": 3},
+}
+"""Unless it is to be quick."""
+EVENTS = {"mlp": (12, 100), "transformer": (6, 20)}
+"""Of a storm: quickly, and well. A step of the transformer takes twenty times as long, and one worker does all of them
+again."""
 WARM_UP = 5
 """Steps that a figure of scaling leaves out."""
 QUICK = {"kills": ("mlp",), "storm": ("mlp",), "scaling": ("transformer",), "overhead": MODELS}
 WHOLE = {**dict.fromkeys(PARTS, MODELS), "scaling": ("transformer",)}
 """What is trained in each part, unless it is said."""
 TORCHRUN = ("--standalone", "--nproc-per-node", "2", "--max-restarts", "100")
-RAY = {"RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0", "RAY_CHDIR_TO_TRIAL_DIR": "0"}
+RAY = {"RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0", "RAY_TRAIN_V2_ENABLED": "1"}
 HANGS_S = 90.0
 """Without a step."""
 
@@ -199,18 +207,20 @@ def kills(document: Document, models: Sequence[str], quick: bool, ray: str) -> N
     chance = random.Random(11)
     all_of: list[Felt] = []
     for model in models:
-        times, of_peers = (4, {"torchrun": 1, "Ray Train": 1}) if quick else (20, {"torchrun": 5, "Ray Train": 3})
+        times = {"skyriver": 4, "torchrun": 1, "Ray Train": 1} if quick else KILLS[model]
         with tempfile.TemporaryDirectory() as folder:
             steps = Steps(Path(folder) / "steps")
             steps.folder.mkdir()
             every_s = 10 * _step_seconds(model)
             kept = {"checkpoints": Path(folder) / "kept", "every_s": every_s}
             with training(model, steps.folder, workers=2, params={"steps": 10_000_000}, **kept) as (launcher, _, _):
-                ours = list(_kill_ours(steps, launcher, times, chance))
+                ours = list(_kill_ours(steps, launcher, times["skyriver"], chance))
         all_of += ours
-        document.row("skyriver", f"kills, {model}", **_told(ours, times), checkpoint_every_s=round(every_s, 3))
+        document.row(
+            "skyriver", f"kills, {model}", **_told(ours, times["skyriver"]), checkpoint_every_s=round(every_s, 3)
+        )
         for system, command in commands_of(document, model, ray).items():
-            theirs, hung = _kill_theirs(system, command, model, of_peers[system], chance)
+            theirs, hung = _kill_theirs(system, command, model, times[system], chance)
             document.row(system, f"kills, {model}", **_told(theirs, len(theirs) + hung), hangs=hung)
     document.measured("kill_to_step_p95_seconds", round(_p95([of.new_s for of in all_of]), 3))
     document.measured("full_size_p95_seconds", round(_p95([of.full_s for of in all_of]), 3))
@@ -264,6 +274,7 @@ def _kill_theirs(
                 one = felt(steps, lambda pid=pid: os.kill(pid, signal.SIGKILL))  # type: ignore[misc]
                 if one is None:
                     hung += 1
+                    tell(f"{system}, {model}: no step for {HANGS_S:.0f} s: {_end_of_log(steps.folder.parent)}")
                     break
                 found.append(one)
                 told = f"{one.any_s:.1f} s until any step, {one.new_s:.1f} s until a new one"
@@ -284,13 +295,17 @@ def _theirs(system: str, command: Sequence[str], model: str) -> Iterator[Steps]:
             try:
                 yield steps
             except BaseException:
-                tell(f"{system}: {(Path(folder) / 'log').read_text()[-2_000:]}")
+                tell(f"{system}: {_end_of_log(Path(folder))}")
                 raise
             finally:
                 for pid in _of_tree(process.pid, folder):
                     with suppress(ProcessLookupError):
                         os.kill(pid, signal.SIGKILL)
                 process.wait()
+
+
+def _end_of_log(folder: Path) -> str:
+    return (folder / "log").read_text(errors="replace")[-2_000:]
 
 
 def _of_tree(root: int, folder: str) -> list[int]:
@@ -309,9 +324,9 @@ def _of_tree(root: int, folder: str) -> list[int]:
 
 def storm(document: Document, models: Sequence[str], quick: bool) -> None:
     """Kills, joins and leaves until there were enough; against one worker alone that does as many steps."""
-    events, equal, hangs = (12 if quick else 100), [], 0
+    equal, hangs = [], 0
     for model in models:
-        chance = random.Random(5)
+        events, chance = EVENTS[model][not quick], random.Random(5)
         with tempfile.TemporaryDirectory() as folder:
             steps, changes = Steps(Path(folder) / "steps"), list[Change]()
             steps.folder.mkdir()

@@ -75,9 +75,17 @@ def test_a_peer_that_is_not_given_is_told(bench: Any, capsys: pytest.CaptureFixt
     assert bench.commands_of(document, "mlp", "").keys() == {"torchrun"}
     assert "not measured" in document.rows[-1]["reason"]
     assert "not measured" in capsys.readouterr().err
-    assert bench.commands_of(document, "mlp", "/there/python")["Ray Train"][0] == "/there/python"
+    peers = bench.commands_of(document, "mlp", "/there/python")
+    assert peers["Ray Train"][0] == "/there/python"
+    assert all(bench.KILLS[model].keys() == {"skyriver", *peers} for model in bench.MODELS)
 
 
 def test_each_goal_can_be_missed(bench: Any) -> None:
     assert [goal.name for goal in bench.GOALS if goal.op == ">=" and goal.holds(0)] == []
     assert [goal.name for goal in bench.GOALS if goal.op == "<=" and goal.holds(1e9)] == []
+
+
+def test_what_a_peer_said_last_is_told(bench: Any, tmp_path: Path) -> None:
+    (tmp_path / "log").write_bytes(b"x" * 5_000 + b"\xff the end")
+    assert bench._end_of_log(tmp_path).endswith("\ufffd the end")
+    assert len(bench._end_of_log(tmp_path)) == 2_000
