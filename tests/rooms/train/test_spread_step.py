@@ -4,13 +4,16 @@ refused."""
 from __future__ import annotations
 
 import contextlib
+import copy
 import errno
 import io
 import multiprocessing
 import os
+import random
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -101,16 +104,95 @@ def test_the_gradient_of_the_parts_is_that_of_the_whole(shards: int, cuts: int) 
         parts.cuts = cuts
     group = Group(1, (1,), 0)
     mine, of = parts.of(0, 1)
-    parts.begin(group, len(mine))
+    parts.begin(group, mine)
     for part in mine:
         at = rows_of_shard(part, of, 53)
-        parts.start(part == mine.start)
+        parts.start(part)
         weight = (at.stop - at.start) / 53
         (nn.functional.mse_loss(model(x[at]), y[at]) * weight).backward()
         parts.collect(part, weight)
     parts.finish([0.0])
     for parameter, gradient in zip(model.parameters(), whole, strict=True):
         torch.testing.assert_close(parameter.grad, gradient, rtol=1e-12, atol=1e-14)
+
+
+class Breaks(Group):
+    def tree_sum(self, own: Any, blocks: int, like: Any) -> Any:
+        raise BrokenGroup("a member was lost")
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_what_was_summed_when_a_step_was_broken_off_is_not_done_again(seed: int) -> None:
+    """Twice, each time on another stretch of it, the second time anywhere within; some parts have no rows, and some use
+    one layer only."""
+    chance = random.Random(seed)
+    layers = nn.ModuleDict({"a": nn.Linear(6, 3), "b": nn.Sequential(nn.Linear(6, 3), nn.BatchNorm1d(3))})
+    x = torch.randn(8, 5, 6, generator=torch.Generator().manual_seed(seed))
+    used = [chance.choice(["a", "b", "ab", "ab", ""]) for _ in range(8)]
+    used[chance.randrange(8)] = "ab"  # a step has a row at least
+    begun = {name: value.clone() for name, value in layers.state_dict().items()}
+
+    def step(groups: list[Group], until: int = 8) -> list[Any]:
+        """What came of it; `until`: parts of the second group."""
+        layers.load_state_dict(begun)
+        parts, done = Shards([layers], 8), set[int]()
+        for number, group in enumerate(groups):
+            mine = parts.of(group.rank, group.world)[0]
+            todo = list(parts.begin(group, mine))
+            known = set(mine) - set(todo)
+            assert known <= done
+            if group.is_alone:
+                assert {part for part in done if used[part]} <= known, "nothing is done again"
+            todo = todo[: until if number == 1 else None]
+            done = known | set(todo)
+            for part in todo:
+                if not used[part]:
+                    parts.nothing(part)
+                    continue
+                parts.start(part)
+                sum(layers[name](x[part]).square().sum() for name in used[part]).backward()
+                parts.collect(part, 0.125)
+            if group.is_alone:
+                parts.finish([0.0])
+                break
+            if number == 0:
+                with pytest.raises(BrokenGroup):
+                    parts.finish([0.0])
+            parts.break_off()
+            assert all(torch.equal(now, begun[name]) for name, now in layers.state_dict().items())
+        return [*(p.grad for p in layers.parameters()), *layers.state_dict().values()]
+
+    def some() -> Group:
+        world = chance.choice([2, 2, 3, 4])
+        return Breaks(1, tuple(range(1, world + 1)), chance.randrange(world), backend=object())
+
+    alone = Group(2, (1,), 0)
+    whole, found = step([alone]), step([some(), some(), alone], chance.randrange(5))
+    assert all((a is b) if a is None or b is None else torch.equal(a, b) for a, b in zip(found, whole, strict=True))
+
+
+def test_what_a_loop_said_of_parts_that_stand_counts_once(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The last parts of a step are another worker's, which is lost; then they are done here."""
+    model, ctx = nn.Linear(6, 1), line.ctx(shards=4)
+    ctx.state(model, sgd(model))
+    twin, told, seen = copy.deepcopy(model), list[tuple[float, float]](), list[int]()
+    backend = SimpleNamespace(abort=lambda: None)
+    groups = [Breaks(1, (1, 2), 0, backend=backend), Group(2, (1,), 0)]
+    monkeypatch.setattr(ctx._member, "meet", lambda agree: setattr(ctx._member, "group", groups.pop(0)))
+    monkeypatch.setattr(ctx._member, "beat", lambda _, loss, values, *__, **___: told.append((loss, values["seen"])))
+    x, y = rows(32)
+    for xb, yb in ctx.steps((x, y), 32, 1):
+        seen.append(len(xb))
+        ctx.report(seen=xb.mean())
+        ctx.backward(nn.functional.mse_loss(model(xb), yb))
+        ctx.step(clip=0.01)
+    assert seen == [8] * 4
+    (loss, mean), whole = told[0], nn.functional.mse_loss(twin(x), y)
+    assert (loss, mean) == (pytest.approx(float(whole.detach()), rel=1e-5), pytest.approx(float(x.mean()), rel=1e-5))
+    whole.backward()
+    nn.utils.clip_grad_norm_(twin.parameters(), 0.01)
+    sgd(twin).step()
+    torch.testing.assert_close(model.weight, twin.weight, rtol=1e-6, atol=1e-8)
 
 
 def test_on_one_worker_the_quick_way_is_the_plain_loop(line: Line) -> None:
@@ -303,7 +385,7 @@ def test_two_backward_passes_of_a_batch_are_refused_where_sums_begin_in_the_firs
         def begin_sum(self, vector: Any) -> None:
             begun.append(vector)
 
-    parts.begin(Pretends(1, (1, 2), 0, backend=object()), 1)
+    parts.begin(Pretends(1, (1, 2), 0, backend=object()), range(1))
     model(torch.ones(1, 2)).sum().backward()
     assert len(begun) == 1
     with pytest.raises(InvalidInput, match="two backward passes"):

@@ -341,7 +341,7 @@ def test_one_that_comes_in_the_midst_of_a_long_step_helps_with_it(tmp_path: Path
     watched = Watched(1, slowly, gates=(0,), folder=tmp_path / "both")
     assert watched.run(join) == expected
     assert len((tmp_path / "both" / "did-0-1").read_text()) == 2, "the rest of the first step is done by both"
-    assert len((tmp_path / "both" / "did-0-2").read_text()) == 8
+    assert len((tmp_path / "both" / "did-0-2").read_text()) == 6, "what was done of it stands"
 
 
 def test_it_stops_in_time_and_goes_on_with_another_number(alone: bytes, tmp_path: Path) -> None:

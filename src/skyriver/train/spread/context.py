@@ -40,18 +40,45 @@ class Diverged(JobFailed):
 
 
 @dataclass(slots=True)
-class _Step:
-    """What there is of the step that is being done."""
+class _Said:
+    """Of a part, by its share of the step's rows."""
 
     loss: float = 0.0
     told: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class _Step:
+    """What there is of the step that is being done."""
+
+    said: dict[int, _Said] = field(default_factory=dict)
+    """Of each part."""
+    now: _Said = field(default_factory=_Said)
+    """Of the part that is being done."""
     weight: float = 0.0
-    """Of the part that is being done: its share of the step's rows."""
+    """Its share of the step's rows."""
     done: bool = False
     passes: int = 0
     """Backward passes of the part."""
     stepped: bool = False
     clip: float = 0.0
+
+    def whole(self) -> _Said:
+        """Of all parts of this worker."""
+        found = _Said()
+        for said in self.said.values():
+            found.loss += said.loss
+            for name, value in said.told.items():
+                found.told[name] = found.told.get(name, 0.0) + value
+        _check_slots(found.told)
+        return found
+
+
+def _check_slots(told: Mapping[str, float]) -> None:
+    if len(told) > SLOTS:
+        raise InvalidInput(
+            f"ctx.report: more than {SLOTS} values.", code="TOO_MANY_VALUES", next_action="Report fewer in a step."
+        )
 
 
 class Context:
@@ -106,6 +133,8 @@ class Context:
         self._feeder: Feeder | None = None
         self._ending = False
         self._now: _Step | None = None
+        self._broken_off: _Step | None = None
+        """The step to be done now, where it was begun already from the state that there is."""
         self._watch = Stopwatch()
         self._to_measure = ""
         """What the launcher wants to know of this generation, and was not told yet."""
@@ -225,7 +254,7 @@ class Context:
                 next_action="Add the losses, and call ctx.backward once.",
             )
         mean = loss.detach()
-        now.loss += float(mean) * now.weight
+        now.now.loss += float(mean) * now.weight
         loss.backward(torch.full_like(mean, now.weight))  # as (loss * weight).backward(), without its two kernels
 
     def step(self, optimizer: torch.optim.Optimizer | None = None, *, clip: float = 0.0) -> None:
@@ -252,11 +281,8 @@ class Context:
         now = self._of_step("report")
         for name, value in values.items():
             plain = float(value.detach() if isinstance(value, Tensor) else value)
-            now.told[name] = now.told.get(name, 0.0) + plain * now.weight
-        if len(now.told) > SLOTS:
-            raise InvalidInput(
-                f"ctx.report: more than {SLOTS} values.", code="TOO_MANY_VALUES", next_action="Report fewer in a step."
-            )
+            now.now.told[name] = now.now.told.get(name, 0.0) + plain * now.weight
+        _check_slots(now.now.told)
 
     def alive(self, seconds: float = 0.0) -> None:
         """This worker lives: say so now and then in what takes long between two steps, as an evaluation; it costs
@@ -394,6 +420,9 @@ class Context:
                 self._load(state)
 
     def _load(self, state: Mapping[str, Any]) -> None:
+        if self._parts is not None and self._broken_off is not None:
+            self._parts.forget()
+            self._broken_off = None
         of = {
             "modules": self._modules,
             "optimizers": self._optimizers,
@@ -414,18 +443,22 @@ class Context:
         self._watch.start()
         count = order.count(step)
         mine, of = parts.of(group.rank, group.world)
+        before, self._broken_off = self._broken_off, None
         now = self._now = _Step()
         try:
-            parts.begin(group, len(mine))
-            rows = [rows_of_shard(part, of, count) for part in mine]
-            every = [(step, part, at.start, at.stop) for part, at in zip(mine, rows, strict=True) if at.start < at.stop]
-            for part, at in zip(mine, rows, strict=True):
+            todo = parts.begin(group, mine)
+            if before is not None:  # this step, from the same state: what its loop said of parts that are known stands
+                now.said = {part: said for part, said in before.said.items() if part in mine and part not in todo}
+                now.clip = before.clip
+            rows = [rows_of_shard(part, of, count) for part in todo]
+            every = [(step, part, at.start, at.stop) for part, at in zip(todo, rows, strict=True) if at.start < at.stop]
+            for part, at in zip(todo, rows, strict=True):
                 if at.start == at.stop:
                     parts.nothing(part)
                     continue
                 self._rows, now.stepped = at.stop - at.start, False
-                now.weight, now.passes = self._rows / count, 0
-                parts.start(part == mine.start)
+                now.weight, now.passes, now.now = self._rows / count, 0, _Said()
+                parts.start(part)
                 self._seed(step, part)
                 self._watch.lap("passes")
                 batch = feeder.get((step, part, at.start, at.stop), self._following(order, step, part, mine, of), every)
@@ -444,12 +477,15 @@ class Context:
                         next_action="Call ctx.backward(loss) in place of loss.backward(): it weighs by rows.",
                     )
                 parts.collect(part, now.weight)
+                now.said[part] = now.now
                 self._member.look(mine.stop - 1 - part, len(mine))
             self._watch.lap("passes")
             self._finish(parts, now, begun, is_last=step + 1 == order.steps)
             self._tell_times(order, feeder, len(mine))
         except BrokenGroup as error:
-            parts.forget()
+            if not now.done:
+                parts.break_off()
+                self._broken_off = now
             self._member.broken(error)
             self._meet()
         except Dismissed:
@@ -493,7 +529,8 @@ class Context:
 
     def _finish(self, parts: Parts, now: _Step, begun: float, *, is_last: bool) -> None:
         """Commits the step; all do, or nobody does."""
-        extra = [now.loss, float(self._member.has_news()), float(self._ending), *now.told.values()]
+        said = now.whole()
+        extra = [said.loss, float(self._member.has_news()), float(self._ending), *said.told.values()]
         loss, changes, ends, *told = parts.finish(extra + [0.0] * (SLOTS + 3 - len(extra)))
         self._watch.lap("update" if self._member.group.is_alone else "reduce")
         if not math.isfinite(loss):
@@ -517,7 +554,7 @@ class Context:
             self._watch.step()
         self._step += 1
         now.done, self._ending = True, bool(ends)
-        values = {"waited": round(self.waited, 4), **dict(zip(now.told, told, strict=False))}
+        values = {"waited": round(self.waited, 4), **dict(zip(said.told, told, strict=False))}
         self._member.beat(self._step, loss, values, time.monotonic() - begun, last=is_last or self._ending)
         self._save()
         if self._member.stopping and changes:

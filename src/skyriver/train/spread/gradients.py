@@ -22,10 +22,10 @@ BUCKET_BYTES: Final = 25 << 20
 
 
 class Parts(Protocol):
-    """Of each step: `begin`, then for each of `of(rank, world)` in order `start` and, after its backward pass,
+    """Of each step: `begin`, then for each of the parts that it says, in order, `start` and, after its backward pass,
     `collect`; `finish` in the end. What `finish` gives are the sums of `extra` over all workers; it leaves the step's
     gradients in the parameters and the step's buffers in the modules. A step that is not finished is forgotten with
-    `forget`."""
+    `forget`, or, where it is done again from the same state, broken off."""
 
     @property
     def parameters(self) -> Sequence[Tensor]:
@@ -41,8 +41,11 @@ class Parts(Protocol):
         """The share of the gradient whose sum begins after the backward pass."""
         ...
 
-    def begin(self, group: Group, parts: int) -> None: ...
-    def start(self, first: bool) -> None: ...
+    def begin(self, group: Group, mine: range) -> Sequence[int]:
+        """Which of this worker's parts are to be done: all, but for those known from when the step was broken off."""
+        ...
+
+    def start(self, part: int) -> None: ...
     def collect(self, part: int, weight: float) -> None: ...
     def nothing(self, part: int) -> None:
         """A part without rows."""
@@ -50,6 +53,7 @@ class Parts(Protocol):
 
     def finish(self, extra: Sequence[float]) -> list[float]: ...
     def forget(self) -> None: ...
+    def break_off(self) -> None: ...
 
 
 class _Modules:
@@ -154,6 +158,11 @@ class Shards:
         self._group: Group | None = None
         self._used: list[float] = []
         """Of each parameter, whether it had a gradient: who has none in any part is left alone by its optimizer."""
+        self._known: list[tuple[int, int, list[Tensor] | None]] = []
+        """(first part, parts, sum) of when the step was broken off; in the step that is being done, those that are
+        still to be pushed."""
+        self._is_first = True
+        """Nothing was computed in this step yet."""
 
     @property
     def parameters(self) -> Sequence[Tensor]:
@@ -166,15 +175,21 @@ class Shards:
     def last(self) -> float:
         return 1.0
 
-    def begin(self, group: Group, parts: int) -> None:
-        self._group = group
+    def begin(self, group: Group, mine: range) -> Sequence[int]:
+        self._group, self._is_first = group, True
         self._tree, self._held = TreeSum(_add), None
-        self._used = [0.0] * len(self._modules.parameters)
+        self._known = [k for k in self._known if k[2] is not None and mine.start <= k[0] and k[0] + k[1] <= mine.stop]
+        if not self._known:
+            self._used = [0.0] * len(self._modules.parameters)
         self._modules.begin()
+        known = {part for first, size, _ in self._known for part in range(first, first + size)}
+        return [part for part in mine if part not in known]
 
-    def start(self, first: bool) -> None:
-        if not first:
+    def start(self, part: int) -> None:
+        self._push_known(part)
+        if not self._is_first:
             self._modules.restore()
+        self._is_first = False
 
     def collect(self, part: int, weight: float) -> None:
         changes = self._modules.changes(weight)
@@ -188,8 +203,15 @@ class Shards:
             self._push(part, 1, changes)
 
     def nothing(self, part: int) -> None:
+        self._push_known(part)
         self._release()
         self._tree.push(part, 1, None)
+
+    def _push_known(self, until: int) -> None:
+        """What is known of parts before this one."""
+        while self._known and self._known[0][0] < until:
+            self._release()
+            self._tree.push(*self._known.pop(0))
 
     def _release(self) -> None:
         """The part that waits for the one after it, which does not come."""
@@ -210,6 +232,7 @@ class Shards:
     def finish(self, extra: Sequence[float]) -> list[float]:
         group, modules = self._group, self._modules
         assert group is not None
+        self._push_known(self._shards)
         self._release()
         if group.is_alone:
             summed = self._tree.whole()
@@ -236,7 +259,15 @@ class Shards:
         return told
 
     def forget(self) -> None:
+        self._known = []
         self._modules.forget()
+
+    def break_off(self) -> None:
+        """Sums over parts are the same again, whoever does the others."""
+        self._release()
+        known = [*self._tree.stack, *self._known]
+        self.forget()
+        self._known = known
 
     def _flat(self, of: Sequence[Tensor], extra: Sequence[float]) -> Tensor:
         return torch.cat([*(t.reshape(-1) for t in of), self._modules.numbers(extra)])
@@ -276,13 +307,14 @@ class Buckets:
         sizes = [sum(p.numel() for p in bucket) for bucket in self._buckets]
         return float(sizes[-1] / sum(sizes))
 
-    def begin(self, group: Group, parts: int) -> None:
-        self._group, self._left, self._flat, self._weight = group, parts, [], 0.0
+    def begin(self, group: Group, mine: range) -> Sequence[int]:
+        self._group, self._left, self._flat, self._weight = group, len(mine), [], 0.0
         self._missing = [{id(p) for p in bucket} for bucket in self._buckets]
         self._changes = []
         self._modules.begin()
+        return mine
 
-    def start(self, first: bool) -> None: ...
+    def start(self, part: int) -> None: ...
 
     def collect(self, part: int, weight: float) -> None:
         self._left -= 1
@@ -317,6 +349,9 @@ class Buckets:
 
     def forget(self) -> None:
         self._modules.forget()
+
+    def break_off(self) -> None:
+        self.forget()
 
     def _arrived(self, parameter: Tensor) -> None:
         """In the backward pass: its gradient is whole, if this is the last one of the step."""
