@@ -89,7 +89,14 @@ QUICK = {"kills": ("mlp",), "storm": ("mlp",), "scaling": ("transformer",), "ove
 WHOLE = {**dict.fromkeys(PARTS, MODELS), "scaling": ("transformer",)}
 """What is trained in each part, unless it is said."""
 TORCHRUN = ("--standalone", "--nproc-per-node", "2", "--max-restarts", "100")
-RAY = {"RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0", "RAY_TRAIN_V2_ENABLED": "1"}
+OF_PEERS = {
+    "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",
+    "RAY_AUTH_MODE": "disabled",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_TRAIN_V2_ENABLED": "1",
+}
+"""torchrun's workers otherwise look for each other where those before a restart were, and some restarts come to nothing
+for half an hour (pytorch/pytorch#135712)."""
 HANGS_S = 60.0
 """Without a step."""
 
@@ -289,7 +296,7 @@ def _theirs(system: str, command: Sequence[str], model: str) -> Iterator[Steps]:
         steps.folder.mkdir()
         with (Path(folder) / "log").open("w") as log:
             process = subprocess.Popen(
-                [*command, model, folder, "10000000"], stdout=log, stderr=log, env={**os.environ, **RAY}
+                [*command, model, folder, "10000000"], stdout=log, stderr=log, env={**os.environ, **OF_PEERS}
             )
             try:
                 yield steps

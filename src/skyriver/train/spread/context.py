@@ -452,7 +452,7 @@ class Context:
                 now.clip = before.clip
             rows = [rows_of_shard(part, of, count) for part in todo]
             every = [(step, part, at.start, at.stop) for part, at in zip(todo, rows, strict=True) if at.start < at.stop]
-            for part, at in zip(todo, rows, strict=True):
+            for left, part, at in zip(reversed(range(len(todo))), todo, rows, strict=True):
                 if at.start == at.stop:
                     parts.nothing(part)
                     continue
@@ -478,7 +478,7 @@ class Context:
                     )
                 parts.collect(part, now.weight)
                 now.said[part] = now.now
-                self._member.look(mine.stop - 1 - part, len(mine))
+                self._member.look(left, len(mine))
             self._watch.lap("passes")
             self._finish(parts, now, begun, is_last=step + 1 == order.steps)
             self._tell_times(order, feeder, len(mine))
