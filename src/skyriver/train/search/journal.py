@@ -33,6 +33,16 @@ LOCK_S: Final = 60.0
 """Who holds the lock for so long hangs: it is held for some milliseconds."""
 
 
+def busy(told: str, where: Path) -> Unavailable:
+    """STUDY_BUSY: somebody has had something of a search for longer than it takes."""
+    return Unavailable(
+        told,
+        code="STUDY_BUSY",
+        where=str(where),
+        next_action="It is tried again; where a job of this search is stopped, end it.",
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class Begun:
     """A trial under way: since when (`at`, seconds), and by whom."""
@@ -199,12 +209,7 @@ class Journal:
 
     def _lock(self, file: int, take: Callable[[int, int], object]) -> None:
         if not lock_within(file, LOCK_S, take=take, sleep=self._sleep):
-            raise Unavailable(
-                f"Somebody has held the trials of the search for {LOCK_S:.0f} s.",
-                code="STUDY_BUSY",
-                where=str(self._path),
-                next_action="It is tried again; where a job of this search is stopped, end it.",
-            )
+            raise busy(f"Somebody has held the trials of the search for {LOCK_S:.0f} s.", self._path)
 
     @contextmanager
     def _failing(self) -> Iterator[None]:

@@ -7,7 +7,6 @@ import math
 import random
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Final
@@ -28,57 +27,14 @@ from skyriver.train.spread.measuring import Stopwatch, pair_seconds
 from skyriver.train.spread.member import MEETING_S, Dismissed, Member
 from skyriver.train.spread.pays import About
 from skyriver.train.spread.shards import Order, key, rows_of_shard
+from skyriver.train.spread.step import SLOTS, Said, Step, check_slots
 
-SLOTS: Final = 8
-"""Values that a step may report."""
 LONGEST_S: Final = 86_400
 _LOOP: Final = "for batch in ctx.steps(data, global_batch=256, epochs=3): ... ctx.backward(loss); ctx.step()"
 
 
 class Diverged(JobFailed):
     """The loss is no number any more."""
-
-
-@dataclass(slots=True)
-class _Said:
-    """Of a part, by its share of the step's rows."""
-
-    loss: float = 0.0
-    told: dict[str, float] = field(default_factory=dict)
-
-
-@dataclass(slots=True)
-class _Step:
-    """What there is of the step that is being done."""
-
-    said: dict[int, _Said] = field(default_factory=dict)
-    """Of each part."""
-    now: _Said = field(default_factory=_Said)
-    """Of the part that is being done."""
-    weight: float = 0.0
-    """Its share of the step's rows."""
-    done: bool = False
-    passes: int = 0
-    """Backward passes of the part."""
-    stepped: bool = False
-    clip: float = 0.0
-
-    def whole(self) -> _Said:
-        """Of all parts of this worker."""
-        found = _Said()
-        for said in self.said.values():
-            found.loss += said.loss
-            for name, value in said.told.items():
-                found.told[name] = found.told.get(name, 0.0) + value
-        _check_slots(found.told)
-        return found
-
-
-def _check_slots(told: Mapping[str, float]) -> None:
-    if len(told) > SLOTS:
-        raise InvalidInput(
-            f"ctx.report: more than {SLOTS} values.", code="TOO_MANY_VALUES", next_action="Report fewer in a step."
-        )
 
 
 class Context:
@@ -132,8 +88,8 @@ class Context:
         self._data = 0
         self._feeder: Feeder | None = None
         self._ending = False
-        self._now: _Step | None = None
-        self._broken_off: _Step | None = None
+        self._now: Step | None = None
+        self._broken_off: Step | None = None
         """The step to be done now, where it was begun already from the state that there is."""
         self._watch = Stopwatch()
         self._to_measure = ""
@@ -254,7 +210,7 @@ class Context:
                 next_action="Add the losses, and call ctx.backward once.",
             )
         mean = loss.detach()
-        now.now.loss += float(mean) * now.weight
+        now.part.loss += float(mean) * now.weight
         loss.backward(torch.full_like(mean, now.weight))  # as (loss * weight).backward(), without its two kernels
 
     def step(self, optimizer: torch.optim.Optimizer | None = None, *, clip: float = 0.0) -> None:
@@ -281,8 +237,8 @@ class Context:
         now = self._of_step("report")
         for name, value in values.items():
             plain = float(value.detach() if isinstance(value, Tensor) else value)
-            now.now.told[name] = now.now.told.get(name, 0.0) + plain * now.weight
-        _check_slots(now.now.told)
+            now.part.told[name] = now.part.told.get(name, 0.0) + plain * now.weight
+        check_slots(now.part.told)
 
     def alive(self, seconds: float = 0.0) -> None:
         """This worker lives: say so now and then in what takes long between two steps, as an evaluation; it costs
@@ -444,7 +400,7 @@ class Context:
         count = order.count(step)
         mine, of = parts.of(group.rank, group.world)
         before, self._broken_off = self._broken_off, None
-        now = self._now = _Step()
+        now = self._now = Step()
         try:
             todo = parts.begin(group, mine)
             if before is not None:  # this step, from the same state: what its loop said of parts that are known stands
@@ -457,7 +413,7 @@ class Context:
                     parts.nothing(part)
                     continue
                 self._rows, now.stepped = at.stop - at.start, False
-                now.weight, now.passes, now.now = self._rows / count, 0, _Said()
+                now.weight, now.passes, now.part = self._rows / count, 0, Said()
                 parts.start(part)
                 self._seed(step, part)
                 self._watch.lap("passes")
@@ -477,7 +433,7 @@ class Context:
                         next_action="Call ctx.backward(loss) in place of loss.backward(): it weighs by rows.",
                     )
                 parts.collect(part, now.weight)
-                now.said[part] = now.now
+                now.said[part] = now.part
                 self._member.look(left, len(mine))
             self._watch.lap("passes")
             self._finish(parts, now, begun, is_last=step + 1 == order.steps)
@@ -527,7 +483,7 @@ class Context:
         random.seed(number)
         np.random.seed(number & 0xFFFF_FFFF)
 
-    def _finish(self, parts: Parts, now: _Step, begun: float, *, is_last: bool) -> None:
+    def _finish(self, parts: Parts, now: Step, begun: float, *, is_last: bool) -> None:
         """Commits the step; all do, or nobody does."""
         said = now.whole()
         extra = [said.loss, float(self._member.has_news()), float(self._ending), *said.told.values()]
@@ -583,7 +539,7 @@ class Context:
         self._to_measure = ""
         self._member.say("timed", self._member.group.generation, timed, about)
 
-    def _of_step(self, called: str) -> _Step:
+    def _of_step(self, called: str) -> Step:
         if self._now is None:
             raise InvalidInput(
                 f"ctx.{called} was called outside of the loop over ctx.steps.", code="NO_STEP", next_action=_LOOP

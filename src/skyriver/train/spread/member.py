@@ -84,13 +84,12 @@ class Member:
         """Between two micro-batches, with so many of this step's `parts` left. Raises BrokenGroup where to go on would
         be in vain, for a member was lost; or, where one works alone, later done than the whole step by all who go on.
         """
-        self.alive()
         now = time.monotonic()
         if now - self._looked < LOOK_S:
             return
         self._looked = now
-        while self._pipe.poll():
-            self._hear()
+        self.alive()
+        self._hear_all()
         if not self.group.is_alone:
             self._check_lost()
         elif self._is_newer() and left * len(self._said["members"]) > parts:
@@ -108,8 +107,7 @@ class Member:
         if self._leaving:
             self._leaving = False
             self.say("leaving")
-        while self._pipe.poll():
-            self._hear()
+        self._hear_all()
         return self.stopping or self._is_newer()
 
     def meet(self, agree: Callable[[Group], None]) -> None:
@@ -162,6 +160,11 @@ class Member:
             self._hear()
         return self._said
 
+    def _hear_all(self) -> None:
+        """That was said by now."""
+        while self._pipe.poll():
+            self._hear()
+
     def _hear(self) -> None:
         kind, *what = self._pipe.recv()
         if kind == "generation":
@@ -190,8 +193,7 @@ class Member:
     def _waits(self) -> None:
         """For the others, in a call: it lives, and looks whether one of them was lost."""
         self.alive()
-        while self._pipe.poll():
-            self._hear()
+        self._hear_all()
         self._check_lost()
 
     def _check_lost(self) -> None:

@@ -11,14 +11,14 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Final
 
-from skyriver.core.errors import Unavailable, disk_error
+from skyriver.core.errors import disk_error
 from skyriver.core.jobs import asks_for
 from skyriver.core.resources import Limits
 from skyriver.core.spec import StreamSpec, TableSpec, TrainSpec
 from skyriver.data.folders import lock_within, make_folder
 from skyriver.train.run import take_part
 from skyriver.train.search.budget import Budget
-from skyriver.train.search.journal import ended
+from skyriver.train.search.journal import busy, ended
 from skyriver.train.search.looking import Look
 from skyriver.wiring.prices import PriceFile
 from skyriver.wiring.work.history import History, delay_of, rows_of
@@ -91,12 +91,7 @@ def history_of_run(job: Job, source: StreamSpec | TableSpec) -> History:
         make_folder(kept.parent)
         with kept.with_name(f"{kept.name}.lock").open("ab") as lock:
             if not lock_within(lock.fileno(), HISTORY_S):
-                raise Unavailable(
-                    f"Another job of this search has looked for the rows for {HISTORY_S:.0f} s.",
-                    code="STUDY_BUSY",
-                    where=str(kept),
-                    next_action="It is tried again; where a job of this search is stopped, end it.",
-                )
+                raise busy(f"Another job of this search has looked for the rows for {HISTORY_S:.0f} s.", kept)
             return first_history(job, source, kept)
     except OSError as error:
         raise disk_error(error, "Which rows are trained on cannot be kept", str(kept)) from error
