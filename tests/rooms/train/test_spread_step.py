@@ -195,6 +195,23 @@ def test_what_a_loop_said_of_parts_that_stand_counts_once(line: Line, monkeypatc
     torch.testing.assert_close(model.weight, twin.weight, rtol=1e-6, atol=1e-8)
 
 
+@pytest.mark.parametrize("shards", [0, 4])
+def test_a_step_that_is_to_be_the_last_is_done_though_it_was_broken_off(
+    line: Line, monkeypatch: pytest.MonkeyPatch, shards: int
+) -> None:
+    model, ctx = nn.Linear(6, 1), line.ctx(shards=shards)
+    ctx.state(model, sgd(model))
+    lost = SimpleNamespace(abort=lambda: None, allreduce=Gone().allreduce)
+    groups = [Breaks(1, (1, 2), 0, backend=lost), Group(2, (1,), 0)]
+    monkeypatch.setattr(ctx._member, "meet", lambda agree: setattr(ctx._member, "group", groups.pop(0)))
+    for number, (xb, yb) in enumerate(ctx.steps(rows(96), 32, 2)):
+        if number == 0:
+            ctx.end()
+        ctx.backward(nn.functional.mse_loss(model(xb), yb))
+        ctx.step()
+    assert (groups, ctx.committed) == ([], 1)
+
+
 def test_on_one_worker_the_quick_way_is_the_plain_loop(line: Line) -> None:
     model, ctx = net(), line.ctx()
     optimizer = torch.optim.Adam(model.parameters(), 0.01)

@@ -229,8 +229,7 @@ class Context:
 
     def end(self) -> None:
         """After this step, on all workers: whoever sees that it has learnt enough."""
-        self._of_step("end")
-        self._ending = True
+        self._of_step("end").ending = True
 
     def report(self, **values: float | Tensor) -> None:
         """Of a batch, its mean: what the run shows is that over all rows of a step."""
@@ -405,7 +404,7 @@ class Context:
             todo = parts.begin(group, mine)
             if before is not None:  # this step, from the same state: what its loop said of parts that are known stands
                 now.said = {part: said for part, said in before.said.items() if part in mine and part not in todo}
-                now.clip = before.clip
+                now.clip, now.ending = before.clip, before.ending
             rows = [rows_of_shard(part, of, count) for part in todo]
             every = [(step, part, at.start, at.stop) for part, at in zip(todo, rows, strict=True) if at.start < at.stop]
             for left, part, at in zip(reversed(range(len(todo))), todo, rows, strict=True):
@@ -486,7 +485,7 @@ class Context:
     def _finish(self, parts: Parts, now: Step, begun: float, *, is_last: bool) -> None:
         """Commits the step; all do, or nobody does."""
         said = now.whole()
-        extra = [said.loss, float(self._member.has_news()), float(self._ending), *said.told.values()]
+        extra = [said.loss, float(self._member.has_news()), float(now.ending), *said.told.values()]
         loss, changes, ends, *told = parts.finish(extra + [0.0] * (SLOTS + 3 - len(extra)))
         self._watch.lap("update" if self._member.group.is_alone else "reduce")
         if not math.isfinite(loss):

@@ -36,6 +36,8 @@ class Step:
     """Backward passes of the part."""
     stepped: bool = False
     clip: float = 0.0
+    ending: bool = False
+    """It is to be the last one."""
 
     def whole(self) -> Said:
         """Of all parts of this worker."""
