@@ -1,4 +1,4 @@
-"""What a training's function says of a step, part by part: where a step is begun again, that of parts that stand holds."""
+"""What a training's function says of a step, by parts: where it is begun again, that of parts that stand holds."""
 
 from __future__ import annotations
 
