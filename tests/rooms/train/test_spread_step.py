@@ -688,6 +688,10 @@ def test_a_later_attempt_fences_the_one_before_it(tmp_path: Path) -> None:
     assert late.path.exists(), "nor does it take anything away"
     second.publish(write(tmp_path, copied(state(8)), worker=1))
     assert [int(path.stem[5:]) for path in second.newest()] == [8, 7]
+    second.publish(write(tmp_path, copied(state(9)), worker=1))
+    assert late.path.exists(), "who writes of the same step may be one of its own"
+    second.publish(write(tmp_path, copied(state(10)), worker=1))
+    assert not late.path.exists(), "what an orphan left does not stay for as long as it trains"
     second.remove()
     assert not tmp_path.exists()
 

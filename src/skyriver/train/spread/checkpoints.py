@@ -185,7 +185,8 @@ class Checkpoints:
             raise disk_error(error, "The training's checkpoints cannot be kept", str(self.folder)) from error
 
     def publish(self, written: Written) -> Path:
-        """It counts from now on; older ones than the last `kept` go. Raises OSError, JobFailed (FENCED)."""
+        """It counts from now on; older ones than the last `kept` go, and what is left of writing one before it. Raises
+        OSError, JobFailed (FENCED)."""
         path = self.folder / f"step-{written.step:010d}.safetensors"
         about = self.folder / f"step-{written.step:010d}.json"
         with self._owned():
@@ -195,6 +196,7 @@ class Checkpoints:
             for old in list(self.newest())[self.kept :]:
                 old.unlink(missing_ok=True)
                 old.with_suffix(".json").unlink(missing_ok=True)
+            self._clear(before=written.step)  # an orphan of the attempt before may have left one, dying while it wrote
         return path
 
     def remove(self) -> None:
@@ -238,10 +240,11 @@ class Checkpoints:
         with contextlib.suppress(OSError, JobFailed, Unavailable), self._owned():
             self._clear(worker)
 
-    def _clear(self, worker: int | None = None) -> None:
+    def _clear(self, worker: int | None = None, before: int | None = None) -> None:
         for path in self.folder.glob("step-*.new" if worker is None else f"step-*.worker-{worker}.*.new"):
-            with contextlib.suppress(OSError):
-                path.unlink()
+            if before is None or int(path.name.removeprefix("step-").partition(".")[0]) < before:
+                with contextlib.suppress(OSError):
+                    path.unlink()
 
     def _remove(self) -> None:
         """At once for whoever comes: nobody finds half of it, or has something of his own removed with it."""
