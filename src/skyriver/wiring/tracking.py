@@ -95,7 +95,7 @@ class Tracking:
                 return
             self._fresh = False
             self._look(now)
-            line = self._line() if now >= self._next_line else ""
+            line = self._line() if now >= self._next_line or self._is_last else ""
         if line:
             self._next_line = now + min(max(FIRST_LINE_S, (now - self._began) / LINES), LONGEST_LINE_S)
             self._say(line)
@@ -108,9 +108,9 @@ class Tracking:
         self._ended.set()
         if self._thread is not None:
             self._thread.join()
-            self._next_line = self._clock() if self._line_of[0] != self._curves.step else self._next_line
-            self._fresh = self._line_of[0] != self._curves.step or self._fresh
         self.flush()
+        if self._thread is not None and self._line_of[0] != self._curves.step:
+            self._say(self._line())
 
     def _begin(self) -> None:
         with self._lock:
@@ -142,6 +142,11 @@ class Tracking:
                 self.now["samples_per_s"] = round(max(0, self._curves.samples - before[2]) / seconds, 1)
         shown = ("cores", "rss_mb", "samples_per_s")
         self._curves.take({name: self.now[name] for name in shown if name in self.now})
+
+    @property
+    def _is_last(self) -> bool:
+        """Told at once: what comes after the training may take long, and prints lines of its own."""
+        return self._curves.step == self._curves.of != 0 and self._line_of[0] != self._curves.step
 
     def _line(self) -> str:
         self._line_of = (self._curves.step, self._curves.samples)

@@ -57,6 +57,28 @@ def test_a_line_says_how_far_it_is_and_what_it_takes(watched: Watched) -> None:
     assert watched.lines[-1].startswith("step 1,300/4,000  loss nan  auc 0.91")
 
 
+def test_the_last_step_is_told_at_once_and_once_and_with_the_speed_that_it_had(watched: Watched) -> None:
+    """Between it and the end a model is evaluated, which is told too, and takes no samples."""
+    watched.of.tell(1, {"loss": 0.9}, 100, 50)
+    watched.wait(1.0)
+    watched.of.tell(50, {"loss": 0.1}, 4_900, 50)
+    watched.wait(0.5)
+    assert watched.lines[1:] == ["step 50/50  loss 0.1  9,800 samples/s  0.0 cores  500 MB"]
+    watched.wait(60.0)
+    watched.of.finish()
+    assert len(watched.lines) == 2
+
+
+def test_what_has_no_last_step_tells_the_speed_that_it_had(watched: Watched) -> None:
+    watched.of.tell(1, {"loss": 0.9}, 100)
+    watched.wait(1.0)
+    watched.of.tell(2, {"loss": 0.8}, 100)
+    watched.wait(1.0)
+    watched.wait(60.0)
+    watched.of.finish()
+    assert watched.lines[1:] == ["step 2  loss 0.8  100 samples/s  0.0 cores  500 MB"]
+
+
 def test_lines_become_rare_and_nothing_is_handed_on_twice(watched: Watched) -> None:
     for step in range(4_000):
         watched.of.tell(step, {"loss": 1.0})
