@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 UV := $(shell command -v uv 2>/dev/null)
 
-.PHONY: demo test setup setup-dev check fix docs bench faults clean
+.PHONY: demo test setup setup-dev check fix docs bench faults tensorflow clean
 
 demo: setup ## the whole road on data it makes
 	$(BIN)/skyriver demo
@@ -44,6 +44,9 @@ bench: setup wrk ## all measurements; each prints one JSON document
 faults: setup-dev mosquitto ## the tests that kill, corrupt and fill, many times; then a thousand kills each of a cloud and of a stream
 	FAULT_ROUNDS=50 $(BIN)/python -m pytest tests/faults
 	$(BIN)/python bench/faults.py
+
+tensorflow: setup-dev ## the Keras sample with TensorFlow, from requirements.txt to answer: fetches 300 MB, writes 1.4 GB
+	$(BIN)/python -m pytest -m fetching tests/road/test_tensorflow.py
 
 setup: $(VENV)/.base
 setup-dev: $(VENV)/.dev

@@ -19,7 +19,7 @@ from skyriver.adapters.uv.cache import cache_in_use
 from skyriver.adapters.uv.locking import lock_requirements
 from skyriver.adapters.uv.product import Product, this_product
 from skyriver.adapters.uv.running import Uv
-from skyriver.core.environments import Lock, apart
+from skyriver.core.environments import Lock, Locked, apart
 from skyriver.core.errors import Conflict, Unavailable
 
 
@@ -115,6 +115,24 @@ def test_another_installation_of_skyriver_builds_it_anew(home: Path) -> None:
     with pytest.raises(Conflict) as refused:
         build_environment(uv_of(home), Lock("2.7", lock.platform, ()), home / "environments" / "old", silent)
     assert refused.value.code == "OTHER_PLATFORM"
+
+
+@pytest.mark.parametrize(
+    "package",
+    [
+        Locked("pebble", "1.0", ()),
+        Locked("numpy", "1.0", ()),
+        Locked("torch", "0.1", ()),
+        Locked("numpy", "1.0", ("ab" * 32,)),
+    ],
+    ids=["nobody's", "not this one", "not this one beside", "in place of ours"],
+)
+def test_a_lock_is_not_believed_what_skyriver_brings(home: Path, package: Locked) -> None:
+    product = this_product()
+    lock = Lock(product.python, product.platform, (package,))
+    with pytest.raises(Conflict, match=f"locked with {package.name} {package.version}") as refused:
+        build_environment(uv_of(home), lock, home / "environments" / lock.digest, silent)
+    assert refused.value.code == "PRODUCT_CONFLICT"
 
 
 def test_a_full_disk_is_told_as_one_that_may_pass(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

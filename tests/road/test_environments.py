@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 from collections.abc import Iterator
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -43,6 +44,7 @@ def fit(data: sr.TrainingData):
 
 app.model("{name}_hollowness", fit)
 """
+IMPORTS = "import importlib.metadata as about\nimport h5py"
 ROCKS = [{"rock": n, "weight": float(n), "hollow": n % 2} for n in range(200)]
 
 
@@ -53,6 +55,10 @@ def links(tmp_path_factory: pytest.TempPathFactory) -> Path:
         write_wheel(folder, "pebble", version)
     write_wheel(folder, "gravel", "1.0", "from pebble import VERSION\n", requires=["pebble>=2"])
     write_wheel(folder, "sand", "1.0", requires=["numpy<1.20"])
+    write_wheel(folder, "h5py", "3.0")
+    write_wheel(
+        folder, "boulder", "1.0", requires=[f"h5py<{metadata.version('h5py')}", "keras", "absl-py>=1", "numpy>=1.26"]
+    )
     write_source(folder, "brick", "1.0", "def build_wheel(*args):\n    raise OSError('no kiln here')\n")
     return folder
 
@@ -170,11 +176,25 @@ def test_what_lost_its_folder_is_built_again_by_the_cloud_which_tells_why_it_can
     wait_for(lambda: state_of(cloud, broken) == "READY", "READY")
 
 
+def test_a_package_may_need_another_version_than_an_extra_of_ours_brought(cloud: Cloud) -> None:
+    """As TensorFlow does. What both can use is not fetched: no index here has it."""
+    file = application(cloud, "heavy", "boulder\nrich\n", IMPORTS, "h5py.VERSION, about.version('keras')")
+    cloud.command("deploy", file, "-y").succeeded()
+    said = what_a_job_says(cloud, "heavy")
+    assert f"('3.0', '{metadata.version('keras')}')" in said
+    shown = cloud.json("environment", "get", environment_of(cloud, "heavy")[:16])["status"]["packages"]
+    assert shown["h5py"] == "3.0"
+    assert {name: shown[name] for name in ("keras", "absl-py", "numpy", "rich")} == {
+        name: metadata.version(name) for name in ("keras", "absl-py", "numpy", "rich")
+    }
+
+
 BAD: list[tuple[str, str, int, str, list[str]]] = [
     ("pebble\n\npebbel==1.0\n", "NO_SUCH_PACKAGE", 2, ":3", ["pebbel"]),
     ("pebble==9.0\n", "NO_SUCH_VERSION", 2, ":1", ["pebble==9.0"]),
     ("pebble<2\ngravel\n", "REQUIREMENTS_CONFLICT", 2, ":2", ["gravel", "pebble<2"]),
     ("sand\n", "PRODUCT_CONFLICT", 2, ":1", ["sand", "numpy<1.20", "Skyriver"]),
+    ("pebble\nkeras<3\n", "PRODUCT_CONFLICT", 2, ":2", ["keras<3", "Skyriver works with keras>=3"]),
     ("brick\n", "BUILD_FAILED", 2, ":1", ["brick==1.0", "no kiln here"]),
     ("pebble @ https://me:secret@example.org/pebble.whl\n", "REQUIREMENT_FROM_A_PLACE", 2, ":1", ["pebble"]),
     ("--index-url https://me:secret@example.org/simple\n", "OPTION_IN_REQUIREMENTS", 2, ":1", ["--index-url"]),
@@ -182,7 +202,9 @@ BAD: list[tuple[str, str, int, str, list[str]]] = [
 ]
 
 
-@pytest.mark.parametrize(("requirements", "code", "exit_code", "line", "words"), BAD, ids=[b[1] for b in BAD])
+@pytest.mark.parametrize(
+    ("requirements", "code", "exit_code", "line", "words"), BAD, ids=[f"{b[1]}-{b[4][0]}" for b in BAD]
+)
 def test_what_cannot_be_had_is_told_before_anything_is_done(
     requirements: str, code: str, exit_code: int, line: str, words: list[str], cloud: Cloud
 ) -> None:

@@ -25,7 +25,7 @@ LOCK_LIMIT = 8 * 1024**2
 _HEAD = re.compile(r"# skyriver lock 1: python (\d+\.\d+), ([a-z0-9_.-]+)")
 _NAME = r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?"
 _REQUIREMENT = re.compile(rf"({_NAME})\s*(\[[^\]]*\])?\s*(.*)")
-_LOCKED = re.compile(rf"({_NAME})==([A-Za-z0-9.!+_-]+)((?:\s+--hash=sha256:[0-9a-f]{{64}})+)")
+_LOCKED = re.compile(rf"({_NAME})==([A-Za-z0-9.!+_-]+)((?:\s+--hash=sha256:[0-9a-f]{{64}})+|\s+--installed)")
 _FROM_OUTSIDE = frozenset({"PYTHONPATH", "PYTHONHOME", "PYTHONSTARTUP", "PYTHONUSERBASE", "VIRTUAL_ENV"})
 _SOURCES = ("-i", "--index-url", "--extra-index-url", "-f", "--find-links", "--no-index", "--trusted-host")
 
@@ -58,7 +58,8 @@ class Requirement:
 
 @dataclass(frozen=True, slots=True)
 class Locked:
-    """One package of a lock: exactly this version, and only a file with one of these SHA-256."""
+    """One package of a lock: exactly this version, and only a file with one of these SHA-256; without any it is
+    the one that is installed with Skyriver, which nobody fetches."""
 
     name: str
     version: str
@@ -68,7 +69,7 @@ class Locked:
 @dataclass(frozen=True, slots=True)
 class Lock:
     """All packages of an environment, for one version of Python on one kind of machine; its digest names the
-    environment. Packages that Skyriver brings itself are in it too, at Skyriver's versions."""
+    environment. Packages that Skyriver brings are in it too, as `NAME==VERSION --installed`."""
 
     python: str
     platform: str
@@ -77,7 +78,7 @@ class Lock:
     def to_bytes(self) -> bytes:
         lines = [f"# skyriver lock 1: python {self.python}, {self.platform}"]
         for package in self.packages:
-            hashes = "".join(f" \\\n    --hash=sha256:{h}" for h in package.hashes)
+            hashes = "".join(f" \\\n    --hash=sha256:{h}" for h in package.hashes) or " --installed"
             lines.append(f"{package.name}=={package.version}{hashes}")
         return ("\n".join(lines) + "\n").encode()
 
@@ -178,7 +179,7 @@ def parse_lock(data: bytes) -> Lock:
             raise InvalidInput(
                 f"Line {number} of the lock is no NAME==VERSION with its hashes.", code="BAD_LOCK", next_action=action
             )
-        hashes = tuple(part.rpartition(":")[2] for part in found[3].split())
+        hashes = tuple(part.rpartition(":")[2] for part in found[3].split() if part != "--installed")
         packages.append(Locked(canonical(found[1]), found[2], hashes))
     return Lock(head[1], head[2], tuple(packages))
 

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from importlib.metadata import version
+import zipfile
+from email.parser import Parser
+from importlib.metadata import requires, version
 from pathlib import Path
 
 import pytest
 
+from skyriver.adapters.uv.brought import known_wheels
 from skyriver.adapters.uv.failures import explain_failure
-from skyriver.adapters.uv.index import index_options, settings_of
+from skyriver.adapters.uv.index import also_from, index_options, settings_of
 from skyriver.adapters.uv.product import this_product
-from skyriver.core.environments import read_requirements
+from skyriver.core.environments import Lock, Locked, read_requirements
 
 HELD = {"numpy": "2.4.6", "h11": "0.16.0"}
-ASKED = read_requirements(b"pebble<2\ngravel\nsand\nnumpy==1.26\n", "requirements.txt")
+RANGES = ("keras>=3.12",)
+ASKED = read_requirements(b"pebble<2\ngravel\nsand\nnumpy==1.26\nkeras<3\n", "requirements.txt")
 
 UNKNOWN = """\
 error: No solution found when resolving dependencies
@@ -40,6 +44,24 @@ cannot be used.
 PINNED = """\
 error: No solution found when resolving dependencies
   cause: Because you require numpy==1.26 and numpy==2.4.6, we can conclude that your requirements are unsatisfiable.
+"""
+OLD = """\
+error: No solution found when resolving dependencies
+  cause: Because you require keras<3 and keras>=3.12, we can conclude that your requirements are unsatisfiable.
+"""
+NEEDS_ALIKE = """\
+error: No solution found when resolving dependencies
+  cause: Because all versions of gravel depend on keras>=3.12 and you require keras<3, we can conclude that your \
+requirements and all versions of gravel are incompatible.
+         And because you require gravel, we can conclude that your requirements are unsatisfiable.
+"""
+ELSEWHERE = """\
+error: No solution found when resolving dependencies
+  cause: Because only pebble==3.0 is available and you require pebble<2, we can conclude that your requirements are \
+unsatisfiable.
+
+hint: `pebble` was found on https://one.example/simple, but not at the requested version (pebble<2). A compatible \
+version may be available on a subsequent index (e.g., https://two.example/simple).
 """
 LOOKS_ALIKE = """\
 error: No solution found when resolving dependencies
@@ -105,6 +127,9 @@ error: Couldn't parse requirement in `requirements.txt` at position 0
         (CONFLICT, "REQUIREMENTS_CONFLICT", ":2", ["gravel depend on pebble>=2", "you require pebble<2"]),
         (PRODUCT, "PRODUCT_CONFLICT", ":3", ["sand depend on numpy<1.20", "Skyriver runs with numpy==2.4.6"]),
         (PINNED, "PRODUCT_CONFLICT", ":4", ["you require numpy==1.26", "Skyriver runs with numpy==2.4.6"]),
+        (OLD, "PRODUCT_CONFLICT", ":5", ["you require keras<3", "Skyriver works with keras>=3.12"]),
+        (NEEDS_ALIKE, "REQUIREMENTS_CONFLICT", ":2", ["gravel depend on keras>=3.12", "you require keras<3"]),
+        (ELSEWHERE, "NO_SUCH_VERSION", ":1", ["only pebble==3.0 is available"]),
         (LOOKS_ALIKE, "NO_SUCH_VERSION", "", ["my-numpy==2.4.6"]),
         (AWAY, "INDEX_AWAY", ":1", ["does not answer", "Connection refused"]),
         (REFUSED, "INDEX_REFUSED", ":1", ["401 Unauthorized"]),
@@ -116,7 +141,7 @@ error: Couldn't parse requirement in `requirements.txt` at position 0
     ],
 )
 def test_a_failure_names_the_requirement_and_why(text: str, code: str, where: str, words: list[str]) -> None:
-    error = explain_failure(text, HELD, ASKED, "requirements.txt")
+    error = explain_failure(text, HELD, ASKED, "requirements.txt", RANGES)
     assert (error.code, error.where) == (code, f"requirements.txt{where}")
     for word in words:
         assert word in error.message, error.message
@@ -126,6 +151,11 @@ def test_a_failure_names_the_requirement_and_why(text: str, code: str, where: st
     assert "/home" not in told
     assert "\n" not in told
     assert (error.http_status == 503) == (code in ("INDEX_AWAY", "DISK_FULL")), "what may pass is Unavailable"
+
+
+def test_another_index_that_may_have_it_is_told() -> None:
+    assert "UV_INDEX_STRATEGY" in explain_failure(ELSEWHERE, HELD, ASKED).next_action
+    assert "UV_INDEX_STRATEGY" not in explain_failure(NO_VERSION, HELD, ASKED).next_action
 
 
 def test_pip_s_configuration_counts_where_uv_has_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -166,6 +196,64 @@ def test_the_product_holds_what_it_needs_and_not_what_else_is_installed() -> Non
     assert held["numpy"] == version("numpy")
     assert "httpcore" in held, "needed by what it needs"
     assert not held.keys() & {"pytest", "mypy", "ruff", "duckdb", "pip", "skyriver"}
-    names = {path.name for path in this_product().entries()}
+    names = {path.name for path in this_product().entries(lock_of())}
     assert {"skyriver", "numpy", "numpy.libs", "typing_extensions.py"} <= names
     assert not names & {"pytest", "bin", "__pycache__", "site-packages"}
+
+
+def lock_of(*packages: Locked) -> Lock:
+    return Lock(this_product().python, this_product().platform, packages)
+
+
+def test_what_only_trainings_need_lies_beside_and_what_the_cloud_needs_is_held() -> None:
+    product = this_product()
+    assert {"torch", "keras", "h5py", "scikit-learn", "joblib", "optuna"} <= product.beside.keys()
+    assert {
+        "numpy",
+        "onnx",
+        "protobuf",
+        "ml-dtypes",
+        "obstore",
+        "psycopg",
+        "nats-py",
+        "paho-mqtt",
+    } <= product.held.keys()
+    assert not product.held.keys() & product.beside.keys()
+    assert "keras>=3.12" in product.ranges
+    assert not [text for text in product.ranges if text.startswith("skyriver")]
+
+
+def test_what_goes_with_another_version_than_the_environment_s_is_not_seen() -> None:
+    product = this_product()
+
+    def seen(*packages: Locked) -> set[str]:
+        return {path.name for path in product.entries(lock_of(*packages))}
+
+    own = Locked("scikit-learn", "1.5.0", ("ab" * 32,))
+    assert {"sklearn", "imblearn", "skl2onnx", "torch", "keras"} <= seen()
+    assert seen() - seen(own) >= {"sklearn", "imblearn", "skl2onnx", "sklearn_compat"}, "they were installed for ours"
+    assert {"torch", "keras", "joblib"} <= seen(own), "what has nothing to do with it stays"
+    chosen = Locked("imbalanced-learn", product.beside["imbalanced-learn"], ())
+    assert "imblearn" in seen(own, chosen), "whoever chose the versions found that these go together"
+
+
+def test_what_uv_may_choose_is_what_is_installed_with_what_it_needs(tmp_path: Path) -> None:
+    folder = known_wheels(this_product(), tmp_path)
+    assert known_wheels(this_product(), tmp_path) == folder
+    assert [path.name for path in tmp_path.iterdir()] == [folder.name], "nothing half is left"
+    assert len(list(folder.iterdir())) == len(this_product().versions)
+    wheel = folder / f"scikit_learn-{version('scikit-learn')}-py3-none-any.whl"
+    with zipfile.ZipFile(wheel) as content:
+        told = Parser().parsestr(content.read(f"scikit_learn-{version('scikit-learn')}.dist-info/METADATA").decode())
+    assert told["Name"] == "scikit-learn"
+    assert told.get_all("Requires-Dist") == requires("scikit-learn")
+    assert wheel.stat().st_size < 20_000
+
+
+def test_a_folder_beside_the_places_that_are_configured_takes_the_place_of_none(tmp_path: Path) -> None:
+    given = {"PIP_CONFIG_FILE": "/dev/null", "HOME": str(tmp_path), "XDG_CONFIG_HOME": str(tmp_path)}
+    variables, options = also_from(tmp_path, {**given, "PIP_FIND_LINKS": "/a"})
+    assert options[-4:] == ["--find-links", "/a", "--find-links", tmp_path.as_uri()]
+    assert "UV_FIND_LINKS" not in variables
+    variables, options = also_from(tmp_path, {**given, "UV_FIND_LINKS": "/a,/b"})
+    assert (variables["UV_FIND_LINKS"], options) == (f"{tmp_path.as_uri()},/a,/b", [])

@@ -75,7 +75,7 @@ def test_a_file_that_is_no_text_is_refused() -> None:
 
 
 def test_a_lock_comes_back_as_it_was_and_its_digest_is_its_contents() -> None:
-    lock = Lock("3.11", "linux-x86_64", (Locked("pebble", "1.0", (HASH,)), Locked("sand", "2.0.post1+cpu", (HASH,))))
+    lock = Lock("3.11", "linux-x86_64", (Locked("pebble", "1.0", (HASH,)), Locked("sand", "2.0.post1+cpu", ())))
     assert parse_lock(lock.to_bytes()) == lock
     assert lock.digest != Lock("3.12", "linux-x86_64", lock.packages).digest
     assert lock.digest != Lock("3.11", "linux-aarch64", lock.packages).digest
@@ -94,6 +94,8 @@ def test_a_lock_comes_back_as_it_was_and_its_digest_is_its_contents() -> None:
         f"-e . --hash=sha256:{HASH}",
         f"pebble==1.0 --hash=sha256:{HASH} --index-url=https://example.org",
         f"pebble==1.0 --hash=md5:{HASH}",
+        f"pebble==1.0 --installed --hash=sha256:{HASH}",
+        "pebble>=1.0 --installed",
     ],
 )
 def test_a_lock_holds_nothing_but_names_versions_and_hashes(line: str) -> None:

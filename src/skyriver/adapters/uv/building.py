@@ -2,7 +2,7 @@
 
     FOLDER/bin/python            the interpreter that runs jobs in it
     FOLDER/lib/.../site-packages the user's packages; a file there puts `product` behind them
-    FOLDER/product               links to Skyriver and to what Skyriver needs, and to nothing else that is installed
+    FOLDER/product               links to Skyriver and to what Skyriver brings, and to nothing else that is installed
     FOLDER/environment.json      written last: what it was built from
 
 Who builds holds a lock beside the folder, so that two who want the same one build it once; a builder that is killed
@@ -76,7 +76,8 @@ def remove_environment(folder: Path) -> None:
 
 
 def _own_packages(lock: Lock, product: Product) -> list[Locked]:
-    """Those of the lock that Skyriver does not bring."""
+    """Those of the lock that are installed in it. What Skyriver runs on is taken from nowhere else, whatever the lock
+    says."""
     if (lock.python, lock.platform) != (product.python, product.platform):
         raise Conflict(
             f"It was locked for Python {lock.python} on {lock.platform}; here are Python {product.python} and"
@@ -85,14 +86,14 @@ def _own_packages(lock: Lock, product: Product) -> list[Locked]:
             next_action="`skyriver deploy APP.py` locks it for this one.",
         )
     for package in lock.packages:
-        ours = product.held.get(package.name)
+        ours = product.held.get(package.name) if package.hashes else product.versions.get(package.name, "none")
         if ours not in (None, package.version):
             raise Conflict(
-                f"It was locked with {package.name} {package.version}; Skyriver runs with {ours} now.",
+                f"It was locked with {package.name} {package.version}; Skyriver has {ours} now.",
                 code="PRODUCT_CONFLICT",
                 next_action="`skyriver deploy APP.py` locks it anew.",
             )
-    return [p for p in lock.packages if p.name not in product.held]
+    return [p for p in lock.packages if p.hashes and p.name not in product.held]
 
 
 def _build(uv: Uv, lock: Lock, own: list[Locked], folder: Path, told: Progress, held: int) -> None:
@@ -110,7 +111,7 @@ def _build(uv: Uv, lock: Lock, own: list[Locked], folder: Path, told: Progress, 
             install = ["pip", "install", "--python", str(new / "bin" / "python"), "--no-deps", "--require-hashes"]
             install += ["--link-mode", "hardlink", "-r", str(wanted)]
             _run(uv, [*install, *index_options(uv.variables)], folder.parent, held)
-        _join(new, uv.product)
+        _join(new, uv.product, lock)
         told("put it on the disk", 0, 0)
         document = {
             "product": uv.product.digest,
@@ -135,11 +136,11 @@ def _run(uv: Uv, arguments: list[str], cwd: Path, held: int) -> None:
         raise UvFailed(done.stderr)
 
 
-def _join(new: Path, product: Product) -> None:
+def _join(new: Path, product: Product, lock: Lock) -> None:
     """Behind the user's own packages come Skyriver's. Paths are relative, so that a home can be moved."""
     links = new / "product"
     links.mkdir()
-    for entry in product.entries():
+    for entry in product.entries(lock):
         with contextlib.suppress(FileExistsError):  # a folder that two packages share
             (links / entry.name).symlink_to(entry)
     packages = next((new / "lib").glob("python*/site-packages"))

@@ -31,21 +31,26 @@ _DISK = ("No space left on device", "os error 28", "Disk quota exceeded", "os er
 
 
 def explain_failure(
-    text: str, held: Mapping[str, str], requirements: Sequence[Requirement] = (), where: str = ""
+    text: str,
+    held: Mapping[str, str],
+    requirements: Sequence[Requirement] = (),
+    where: str = "",
+    ranges: Sequence[str] = (),
 ) -> SkyriverError:
-    """The error for what uv printed. `held` are the versions of packages that Skyriver brings."""
+    """The error for what uv printed. `held` are the versions of packages that Skyriver runs with, `ranges` those that
+    it works with of others."""
     text = clean(text)
     cause = _cause(text)
     named = _concerned(cause, requirements)
     place = f"{where}:{named[0].line}" if where and named else where
-    kind, code, message, action = _judge(text, cause, held)
+    kind, code, message, action = _judge(text, cause, held, ranges)
     return kind(message[:WORDS_LIMIT], code=code, where=place, next_action=action)
 
 
 Judged = tuple[Callable[..., SkyriverError], str, str, str]
 
 
-def _judge(text: str, cause: str, held: Mapping[str, str]) -> Judged:
+def _judge(text: str, cause: str, held: Mapping[str, str], ranges: Sequence[str]) -> Judged:
     if any(sign in text for sign in _DISK):
         return Unavailable, "DISK_FULL", "The disk is full.", "Free space on it."
     if "Hash mismatch" in text:
@@ -53,7 +58,7 @@ def _judge(text: str, cause: str, held: Mapping[str, str]) -> Judged:
     if found := re.search(r"Failed to (?:download and )?build `?([^`\n]+?)`?(?:\n|$)", text):
         return _not_built(found[1], text)
     if "No solution found" in text:
-        return _unsolvable(cause, held)
+        return _unsolvable(text, cause, held, ranges)
     if any(sign in text for sign in _REFUSED):
         action = "Check the credentials in the configuration of uv or pip on this machine."
         return InvalidInput, "INDEX_REFUSED", f"The package index refuses: {cause}", action
@@ -67,19 +72,27 @@ def _judge(text: str, cause: str, held: Mapping[str, str]) -> Judged:
     return InvalidInput, "ENVIRONMENT_FAILED", f"The packages cannot be installed: {cause}", action
 
 
-def _unsolvable(cause: str, held: Mapping[str, str]) -> Judged:
+def _unsolvable(text: str, cause: str, held: Mapping[str, str], ranges: Sequence[str]) -> Judged:
     ours = {f"{n}=={v}": f"{n} {v}" for n, v in held.items() if _names(cause, f"{n}=={v}")}
-    if ours:
+    known = [of for of in ranges if re.search(rf"(?i)\b(because|and) {re.escape(of)}(?!\.?\w)", cause)]
+    if ours or known:
         for pin in ours:
             cause = cause.replace(f"and {pin}", f"and Skyriver runs with {pin}")
-        versions = " and ".join(ours.values())
-        action = f"Choose versions that work with {versions}, which Skyriver itself runs with."
+        for of in known:
+            cause = cause.replace(f"and {of}", f"and Skyriver works with {of}")
+        action = (
+            f"Choose versions that work with {' and '.join((*ours.values(), *known))}, which Skyriver itself needs."
+        )
         return InvalidInput, "PRODUCT_CONFLICT", f"It conflicts with what Skyriver needs: {cause}", action
     action = "Correct the requirements file and deploy again; nothing was done."
     if "was not found in" in cause:
         action = "Check the name; the index of this machine does not have it. Nothing was done."
         return InvalidInput, "NO_SUCH_PACKAGE", cause, action
-    if re.search(r"there (is|are) no versions? of", cause) and " depend" not in cause:
+    if "subsequent index" in text:
+        action = (
+            "Another index of this machine may have it: UV_INDEX_STRATEGY=unsafe-best-match asks all of them alike."
+        )
+    if re.search(r"there (is|are) no versions? of|\bonly \S+ is available", cause) and " depend" not in cause:
         return InvalidInput, "NO_SUCH_VERSION", cause, action
     return InvalidInput, "REQUIREMENTS_CONFLICT", cause, action
 

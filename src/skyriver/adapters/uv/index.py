@@ -40,6 +40,13 @@ def index_options(environment: Mapping[str, str]) -> list[str]:
     return options
 
 
+def also_from(folder: Path, environment: Mapping[str, str]) -> tuple[dict[str, str], list[str]]:
+    """Variables and options of uv for the same places and the wheels in `folder`."""
+    if given := environment.get("UV_FIND_LINKS"):  # an option would take its place
+        return {**environment, "UV_FIND_LINKS": f"{folder.as_uri()},{given}"}, index_options(environment)
+    return dict(environment), [*index_options(environment), "--find-links", folder.as_uri()]
+
+
 def _uv_files(environment: Mapping[str, str]) -> Iterator[Path]:
     if named := environment.get("UV_CONFIG_FILE"):
         yield Path(named)

@@ -1,7 +1,11 @@
-"""What Skyriver itself brings: the packages that it needs, at the versions that are installed here.
+"""What Skyriver itself brings: packages, at the versions that are installed here.
 
 A user's environment sees these and nothing else of the installation, so that what an application can import depends on
 its requirements file and on Skyriver's version, not on what else somebody installed here.
+
+What Skyriver itself runs on is `held`: its code is in the job's process, and was tested with these. What it only hands
+on to a training (torch, Keras ...) lies `beside`, and gives way to another version that a requirements file asks for,
+as long as the version is one of those that Skyriver works with (docs/decisions/0072).
 """
 
 from __future__ import annotations
@@ -9,21 +13,25 @@ from __future__ import annotations
 import re
 import sys
 import sysconfig
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, field
 from functools import cache
 from importlib.metadata import Distribution, PackageNotFoundError, distribution
 from pathlib import Path
 
 import skyriver
-from skyriver.core.environments import canonical
+from skyriver.core.environments import Lock, canonical
 from skyriver.core.names import digest
 
 PACKAGE = "skyriver"
-_NEEDS = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]*)\s*(?:\[([^\]]*)\])?")
+_NEEDS = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]*)\s*(?:\[([^\]]*)\])?\s*([^;]*)")
 _EXTRA = re.compile(r"extra\s*==\s*['\"]([^'\"]+)['\"]")
 _NOT_OURS = frozenset({"dev"})
 """Extras of ours whose packages no job needs."""
+_OF_TRAININGS = frozenset({"augment", "images", "keras", "search", "sklearn", "torch", "xgboost"})
+"""Extras of ours that a training uses, if its application has them; the others hold up the cloud itself."""
+_OF_REPLICAS = frozenset({"images"})
+"""Of these, what our own code uses in replicas alone, which run in no user's environment."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,38 +39,59 @@ class Product:
     python: str
     platform: str
     held: dict[str, str]
-    """Version by canonical name, of all that Skyriver needs and that is installed."""
+    """Version by canonical name, of all that Skyriver runs on."""
+    beside: dict[str, str] = field(default_factory=dict)
+    """And of what only trainings use, of the extras that are installed."""
+    ranges: tuple[str, ...] = ()
+    """Which versions of these Skyriver works with, installed or not, as in `keras>=3.12`."""
+
+    @property
+    def versions(self) -> dict[str, str]:
+        return {**self.beside, **self.held}
 
     @property
     def digest(self) -> str:
         """Changes with everything that an environment is joined to."""
-        return digest([self.python, self.platform, sys.prefix, str(_own_package()), dict(self.held)])
+        return digest([self.python, self.platform, sys.prefix, str(_own_package()), dict(self.held), dict(self.beside)])
 
-    def entries(self) -> Iterator[Path]:
-        """The files and folders at the top of the installation that carry it."""
+    def entries(self, lock: Lock) -> Iterator[Path]:
+        """The files and folders at the top of the installation that carry what an environment of this lock sees."""
         yield _own_package()
-        for name in self.held:
+        for name in (*self.held, *self._seen(lock)):
             found = distribution(name)
             tops = {file.parts[0] for file in found.files or ()} - {"..", "__pycache__", "bin", PACKAGE}
             yield from (path for top in sorted(tops) if (path := Path(str(found.locate_file(top)))).exists())
+
+    def _seen(self, lock: Lock) -> Collection[str]:
+        """Of what lies beside: not what the environment has in another version, nor what was installed to go with ours
+        and was not chosen together with the other one."""
+        seen = set(self.beside) - {package.name for package in lock.packages if package.hashes}
+        chosen = {package.name for package in lock.packages}
+        while left := {n for n in seen - chosen if _needed_by(n) & (self.beside.keys() - seen)}:
+            seen -= left
+        return sorted(seen)
 
 
 @cache
 def this_product() -> Product:
     python = f"{sys.version_info.major}.{sys.version_info.minor}"
-    return Product(python, sysconfig.get_platform().lower(), dict(sorted(_held().items())))
+    platform = sysconfig.get_platform().lower()
+    try:
+        own = distribution(PACKAGE)
+    except PackageNotFoundError:  # run from a bare source tree
+        return Product(python, platform, {})
+    extras = set(own.metadata.get_all("Provides-Extra") or ()) - _NOT_OURS
+    held = _installed(own, extras - _OF_TRAININGS)
+    beside = {n: v for n, v in _installed(own, extras).items() if n not in held}
+    return Product(python, platform, held, beside, tuple(_ranges(own)))
 
 
 def _own_package() -> Path:
     return Path(skyriver.__file__).parent
 
 
-def _held() -> dict[str, str]:
-    try:
-        own = distribution(PACKAGE)
-    except PackageNotFoundError:  # run from a bare source tree
-        return {}
-    extras = set(own.metadata.get_all("Provides-Extra") or ()) - _NOT_OURS
+def _installed(own: Distribution, extras: Collection[str]) -> dict[str, str]:
+    """Version by name of what `own` needs with these extras, and what that needs, sorted."""
     found: dict[str, str] = {}
     seen: set[tuple[str, str]] = set()
     front = list(_needs(own, {"", *extras}))
@@ -77,7 +106,12 @@ def _held() -> dict[str, str]:
             continue
         found[name] = package.version
         front += _needs(package, {extra})
-    return found
+    found.pop(PACKAGE, None)  # an extra of ours may name another
+    return dict(sorted(found.items()))
+
+
+def _needed_by(name: str) -> set[str]:
+    return {needed for needed, _ in _needs(distribution(name), set())}
 
 
 def _needs(package: Distribution, extras: set[str]) -> Iterator[tuple[str, str]]:
@@ -91,3 +125,10 @@ def _needs(package: Distribution, extras: set[str]) -> Iterator[tuple[str, str]]
             continue
         for extra in ("", *(part.strip() for part in (found[2] or "").split(",") if part.strip())):
             yield canonical(found[1]), extra
+
+
+def _ranges(own: Distribution) -> Iterator[str]:
+    for text in own.requires or ():
+        wanted, found = _EXTRA.search(text), _NEEDS.match(text)
+        if wanted and found and wanted[1] in _OF_TRAININGS - _OF_REPLICAS and canonical(found[1]) != PACKAGE:
+            yield f"{canonical(found[1])}{found[3].strip()}"
