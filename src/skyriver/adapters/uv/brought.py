@@ -6,27 +6,29 @@ one, or is older than the index remembers. As it is never fetched, its name, its
 
 from __future__ import annotations
 
-import contextlib
 import shutil
 import tempfile
 import zipfile
+from errno import ENOTEMPTY
 from importlib.metadata import distribution
 from pathlib import Path
 
 from skyriver.adapters.uv.product import Product
 
 
-def known_wheels(product: Product, kept: Path) -> Path:
-    """The folder of these wheels, made once for an installation in the folder `kept`."""
-    place = kept / f"brought-{product.digest[:16]}"
+def known_wheels(product: Product, cache: Path) -> Path:
+    """The folder of these wheels, made once for an installation. It lies in uv's cache, which is in use meanwhile
+    (`cache_in_use`), and like the rest of that it is given up after a power cut, for it is not synced."""
+    place = cache / f"brought-{product.digest[:16]}"
     if not place.is_dir():
-        kept.mkdir(mode=0o700, parents=True, exist_ok=True)
-        new = Path(tempfile.mkdtemp(prefix=".brought-", dir=kept))
+        new = Path(tempfile.mkdtemp(prefix=".brought-", dir=cache))
         try:
             for name, version in product.versions.items():
                 _write(new, name, version)
-            with contextlib.suppress(OSError):  # another process was first
-                new.rename(place)
+            new.rename(place)
+        except OSError as error:
+            if error.errno != ENOTEMPTY:  # another process was first
+                raise
         finally:
             shutil.rmtree(new, ignore_errors=True)
     return place

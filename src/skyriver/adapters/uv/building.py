@@ -76,7 +76,7 @@ def remove_environment(folder: Path) -> None:
 
 
 def _own_packages(lock: Lock, product: Product) -> list[Locked]:
-    """Those of the lock that are installed in it. What Skyriver runs on is taken from nowhere else, whatever the lock
+    """Those of the lock that Skyriver does not bring. What it runs on is taken from nowhere else, whatever the lock
     says."""
     if (lock.python, lock.platform) != (product.python, product.platform):
         raise Conflict(
@@ -93,7 +93,7 @@ def _own_packages(lock: Lock, product: Product) -> list[Locked]:
                 code="PRODUCT_CONFLICT",
                 next_action="`skyriver deploy APP.py` locks it anew.",
             )
-    return [p for p in lock.packages if p.hashes and p.name not in product.held]
+    return [p for p in lock.packages if product.versions.get(p.name) != p.version]
 
 
 def _build(uv: Uv, lock: Lock, own: list[Locked], folder: Path, told: Progress, held: int) -> None:

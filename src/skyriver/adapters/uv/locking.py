@@ -44,7 +44,7 @@ def lock_requirements(uv: Uv, file: Path, kept: Path, told: Progress, *, anew: b
         arguments = ["pip", "compile", asked.name, "--constraints", held.name, "--output-file", chosen.name]
         arguments += ["--python-version", product.python, "--generate-hashes"]
         arguments += ["--no-header", "--no-annotate", "--no-emit-index-url"]
-        variables, options = also_from(known_wheels(product, kept), uv.variables)
+        variables, options = also_from(known_wheels(product, uv.cache), uv.variables)
         done = replace(uv, variables=variables).run([*arguments, *options], cwd=Path(folder))
         if done.returncode != 0:
             raise explain_failure(done.stderr, product.held, requirements, str(file), product.ranges) from UvFailed(

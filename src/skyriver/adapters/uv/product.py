@@ -65,9 +65,9 @@ class Product:
     def _seen(self, lock: Lock) -> Collection[str]:
         """Of what lies beside: not what the environment has in another version, nor what was installed to go with ours
         and was not chosen together with the other one."""
-        seen = set(self.beside) - {package.name for package in lock.packages if package.hashes}
-        chosen = {package.name for package in lock.packages}
-        while left := {n for n in seen - chosen if _needed_by(n) & (self.beside.keys() - seen)}:
+        chosen = {package.name: package.version for package in lock.packages}
+        seen = {name for name, version in self.beside.items() if chosen.get(name, version) == version}
+        while left := {n for n in seen - chosen.keys() if _needed_by(n) & (self.beside.keys() - seen)}:
             seen -= left
         return sorted(seen)
 
