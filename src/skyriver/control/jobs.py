@@ -31,6 +31,8 @@ from skyriver.core.jobs import (
 from skyriver.core.resources import Action, Kind, Limits, ProcessSpec, ProcessStatus, Put, Resource, Snapshot, Want
 
 KEPT_ATTEMPTS = 20
+KEPT_CURVES = 50
+"""Of jobs that failed or were cancelled, of each model and task: rows are what every list and every pass carries."""
 LONGEST_CURVE = 200_000
 """Characters of what a job told by step, twice what the product writes: its report comes from a process that runs
 users' code."""
@@ -81,6 +83,7 @@ def job_kind(capacity: Capacity) -> Kind:
                 if process is None or not process.alive:  # not wanted any more, so it is being ended
                     told = {"reason": Ending.CANCELLED.value, "message": "Cancelled on request."}
                     yield _put(job, "gone", snapshot.now, status=_without(job.status, "config"), **told)
+                    yield from _forget_curves(snapshot, job)
 
     def waits(snapshot: Snapshot, job: Resource) -> Iterator[str]:
         match job.state:
@@ -185,7 +188,10 @@ def _follow_process(snapshot: Snapshot, job: Resource) -> Iterator[Action]:
     ended = how_it_failed(job, process)
     report = process.report if process is not None else {}
     if ended is not None:
-        yield _end_attempt(snapshot, replace(job, status=_status(job, report) | curve_told(job, report)), ended)
+        put = _end_attempt(snapshot, replace(job, status=_status(job, report) | curve_told(job, report)), ended)
+        yield put
+        if put.resource.state in ENDED:
+            yield from _forget_curves(snapshot, job)
         return
     yield Want(_process(job))
     status = _status(job, report)
@@ -225,6 +231,21 @@ def curve_told(job: Resource, report: Mapping[str, Any]) -> dict[str, Any]:
     """What an attempt that ends without its outcome told by step: else it would be gone with its process."""
     curve = report.get("curve") or (job.status.get("config") or {}).get("curve")
     return {"curve": curve} if curve and len(json.dumps(curve)) <= LONGEST_CURVE else {}
+
+
+def _forget_curves(snapshot: Snapshot, ended: Resource) -> Iterator[Put]:
+    """Of those that ended before it and are more than are kept. Of a job that succeeded an object has it."""
+    same = [
+        job
+        for job in snapshot.all(ended.tenant, "job")
+        if job.name != ended.name
+        and job.state in ENDED
+        and "curve" in job.status
+        and (job.spec.get("kind"), job.spec.get("target")) == (ended.spec.get("kind"), ended.spec.get("target"))
+    ]
+    same.sort(key=lambda job: job.since, reverse=True)
+    for job in same[KEPT_CURVES - 1 :]:
+        yield Put(replace(job, status=_without(job.status, "curve")), job.revision)
 
 
 def _without(status: Mapping[str, Any], key: str) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from api_stage import BASE, Stage
 from skyriver.adapters.memory.objects import MemoryObjects
 from skyriver.control.cancelling import plan_cancel
 from skyriver.control.explain import list_processes
-from skyriver.control.jobs import LONGEST_CURVE, job_kind
+from skyriver.control.jobs import KEPT_CURVES, LONGEST_CURVE, job_kind
 from skyriver.control.operations import OPERATION
 from skyriver.control.tracking import tracked
 from skyriver.core.contract_curves import Tracked
@@ -108,6 +108,24 @@ def test_a_failure_that_it_told_itself_keeps_its_curve(cloud: Cloud) -> None:
     cloud.say(curve=record(0.5), outcome="failed", reason="USER_ERROR", message="no")
     assert cloud.job().state == "FAILED"
     assert values(cloud.told()) == [0.5]
+
+
+@pytest.mark.parametrize("how", ["failed", "cancelled"])
+def test_the_newest_curves_of_a_model_are_kept_of_those_that_came_to_nothing(cloud: Cloud, how: str) -> None:
+    job = cloud.job()
+    row = replace(job, state="FAILED", status={"curve": record(0.5)}, revision=0)
+    old = [replace(row, name=f"old-{n}", since=n) for n in range(KEPT_CURVES + 2)]
+    other = replace(row, name="other", since=0, spec={**job.spec, "target": "other"})
+    cloud.commit([Put(each, 0) for each in (*old, other)])
+    if how == "failed":
+        cloud.say(curve=record(0.5), outcome="failed", reason="USER_ERROR", message="no")
+    else:
+        cloud.say(curve=record(0.5))
+        cloud.commit([Put(row, row.revision) for row in plan_cancel(cloud.loop.snapshot(), "t", RUN, {}, {})])
+        cloud.settle()
+    assert cloud.job().state == how.upper()
+    kept = {row.name for row in cloud.loop.snapshot().all("t", "job") if "curve" in row.status}
+    assert kept == {JOB, "other", *(f"old-{n}" for n in range(3, KEPT_CURVES + 2))}
 
 
 def test_what_is_longer_than_the_product_writes_stays_out_of_the_row(cloud: Cloud) -> None:
