@@ -23,6 +23,7 @@ from skyriver.train.spread.checkpoints import Checkpoints  # noqa: E402
 from skyriver.train.spread.context import Diverged  # noqa: E402
 from skyriver.train.spread.fit import Spread, _Called, from_bytes, to_bytes  # noqa: E402
 from skyriver.train.spread.given import get, put  # noqa: E402
+from skyriver.train.spread.launcher import Change  # noqa: E402
 
 
 def data(rows: int = 300) -> TrainingData:
@@ -145,6 +146,17 @@ def test_checkpoints_are_of_these_rows_parameters_and_code(tmp_path: Path, caplo
     assert len({mine, *others}) == 5
     assert not mine.exists(), "nobody will go on from it"
     assert [record.getMessage().rpartition(": ")[2] for record in caplog.records] == ["it begins anew"]
+
+
+def test_steps_of_an_attempt_before_are_none_of_this_ones(tmp_path: Path) -> None:
+    told: list[tuple[int, int]] = []
+    one = replace(spread(tmp_path), tell=lambda step, values, samples, of: told.append((step, samples)))
+    one._plan(1_000, 64)
+    one._change(Change(0.0, 1, 1, "all are ready", 315))
+    one._beat(317, 0.5, {})
+    one._change(Change(1.0, 2, 2, "worker 2 is ready", 318))
+    one._beat(320, 0.5, {})
+    assert told == [(317, 2 * 64), (320, 3 * 64)]
 
 
 def test_an_earlier_attempt_takes_nothing_from_a_later_one(tmp_path: Path) -> None:

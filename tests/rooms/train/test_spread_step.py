@@ -7,6 +7,7 @@ import contextlib
 import copy
 import errno
 import io
+import itertools
 import multiprocessing
 import os
 import random
@@ -270,6 +271,22 @@ def test_what_is_told_is_the_mean_over_all_rows_of_a_step(line: Line) -> None:
     assert beat[3]["number"] == pytest.approx(6.0)
 
 
+def test_a_training_that_is_soon_over_has_a_curve(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [100.0]
+    monkeypatch.setattr("skyriver.train.spread.member.time", SimpleNamespace(monotonic=lambda: clock[0]))
+    member = line.ctx()._member
+    for step in range(1, 201):
+        member.beat(step, 1 / step, {}, 0.003, last=step == 200)
+        clock[0] += 0.003
+    told = line.said()
+    assert [said[0] for said in told] == ["beat", "points", "beat", "points", "beat"]
+    steps = [step for kind, *what in told for step in ([what[0]] if kind == "beat" else [one[0] for one in what[0]])]
+    assert steps[0] == 1
+    assert steps[-1] == 200
+    assert 30 <= len(steps) <= 40, "one in 16 ms"
+    assert all(0 < after - before <= 6 for before, after in itertools.pairwise(steps))
+
+
 def test_random_numbers_are_those_of_the_step_whoever_does_it(line: Line) -> None:
     drawn: list[list[Any]] = []
     for _ in range(2):
@@ -294,8 +311,27 @@ def test_a_loss_that_is_no_number_ends_it_with_the_state_before_kept(line: Line,
     with pytest.raises(Diverged, match=r"The loss of step \d+ is nan") as diverged:
         loop(ctx, model, optimizer, (x, y), 8)
     assert all(bool(t.isfinite().all()) for t in model.state_dict().values())
-    [written] = [what for kind, *what in line.said() if kind == "checkpoint"]
+    ctx.tell_noted()
+    told = line.said()
+    [written] = [what for kind, *what in told if kind == "checkpoint"]
     assert f"step {written[0].step + 1} is" in diverged.value.message, "of the step before it"
+    kept = Checkpoints(tmp_path).publish(written[0])
+    assert diverged.value.message.endswith(f"is kept: {kept}")
+    assert told[-1][0] == "points"
+    step, loss, _ = told[-1][1][-1]
+    assert step == written[0].step + 1, "the curve shows it"
+    assert loss != loss
+
+
+def test_weights_that_are_no_numbers_are_not_kept(line: Line, tmp_path: Path) -> None:
+    model, ctx = nn.Linear(6, 1), line.ctx(checkpoints=str(tmp_path), every_s=1_000.0)
+    ctx.state(model, sgd(model))
+    with torch.no_grad():
+        model.weight[0, 0] = float("inf")
+    with pytest.raises(Diverged, match="before it are none either") as diverged:
+        loop(ctx, model, None, rows(), 1)
+    assert str(tmp_path) in diverged.value.message
+    assert not [said for said in line.said() if said[0] == "checkpoint"]
 
 
 def given_no_step(ctx: Context, model: Any) -> None:
@@ -324,6 +360,30 @@ def given_two_passes(ctx: Context, model: Any) -> None:
         ctx.backward(model(x).mean())
 
 
+def given_two_steps(ctx: Context, model: Any) -> None:
+    for x, _ in ctx.steps(rows(), 32):
+        ctx.backward(model(x).mean())
+        ctx.step()
+        ctx.step()
+
+
+def backward_of(loss_of: Callable[[Any, Any], Any]) -> Callable[[Context, Any], None]:
+    def given(ctx: Context, model: Any) -> None:
+        for x, _ in ctx.steps(rows(), 32):
+            ctx.backward(loss_of(model, x))
+            ctx.step()
+
+    return given
+
+
+def report_of(value: Any) -> Callable[[Context, Any], None]:
+    def given(ctx: Context, model: Any) -> None:
+        for _ in ctx.steps(rows(), 32):
+            ctx.report(found=value)
+
+    return given
+
+
 def given_its_own_pass(ctx: Context, model: Any) -> None:
     for x, _ in ctx.steps(rows(), 32):
         model(x).mean().backward()
@@ -349,6 +409,12 @@ WRONG: dict[str, tuple[str, Callable[[Context, Any], Any]]] = {
     "state twice": ("NO_STATE", lambda ctx, model: ctx.state(model, sgd(model))),
     "another optimizer": ("NO_STATE", given_another_optimizer),
     "two passes": ("BACKWARD_TWICE", given_two_passes),
+    "two steps": ("STEP_TWICE", given_two_steps),
+    "losses": ("BAD_LOSS", backward_of(lambda model, x: model(x)[:, 0])),
+    "plain number": ("BAD_LOSS", backward_of(lambda model, x: model(x).mean().item())),
+    "loss of no weight": ("BAD_LOSS", backward_of(lambda model, x: model(x).mean().detach())),
+    "text reported": ("BAD_METRIC", report_of("good")),
+    "vector reported": ("BAD_METRIC", report_of(torch.zeros(3))),
     "its own pass": ("NO_STEP", given_its_own_pass),
     "frozen later": ("FROZEN_LATER", given_frozen_later),
     "steps twice": ("BAD_STEPS", given_steps_twice),

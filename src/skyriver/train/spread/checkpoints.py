@@ -87,6 +87,11 @@ def read(path: Path) -> dict[str, Any]:
     return found
 
 
+def path_of(folder: Path, step: int) -> Path:
+    """Of a published one."""
+    return folder / f"step-{step:010d}.safetensors"
+
+
 def step_of(path: Path) -> int:
     """Steps that were done, of a published one."""
     return int(path.stem.removeprefix("step-"))
@@ -121,7 +126,7 @@ class Saver:
     time."""
 
     def __init__(self, folder: Path, every_s: float, worker: int) -> None:
-        self._folder, self._every_s, self._worker = folder, every_s, worker
+        self.folder, self._every_s, self._worker = folder, every_s, worker
         self._copied, self._took_s = time.monotonic(), 0.0
         self._thread: threading.Thread | None = None
         self._done: Written | BaseException | None = None
@@ -153,7 +158,7 @@ class Saver:
 
     def _write(self, state: Mapping[str, Any]) -> None:
         try:
-            self._done = write(self._folder, state, self._worker)
+            self._done = write(self.folder, state, self._worker)
         except BaseException as error:
             self._done = error
 
@@ -187,8 +192,8 @@ class Checkpoints:
     def publish(self, written: Written) -> Path:
         """It counts from now on; older ones than the last `kept` go, and what is left of writing one before it. Raises
         OSError, JobFailed (FENCED)."""
-        path = self.folder / f"step-{written.step:010d}.safetensors"
-        about = self.folder / f"step-{written.step:010d}.json"
+        path = path_of(self.folder, written.step)
+        about = path.with_suffix(".json")
         with self._owned():
             written.path.replace(path)
             # the file counts once this is there

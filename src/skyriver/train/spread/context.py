@@ -16,10 +16,11 @@ import torch
 from torch import Tensor
 from torch.distributed import Store
 
+from skyriver.core.curves import number
 from skyriver.core.errors import InvalidInput, JobFailed
 from skyriver.core.spec_augment import AugmentSpec
 from skyriver.train.data import TrainingData
-from skyriver.train.spread.checkpoints import Saver, check_fits, read
+from skyriver.train.spread.checkpoints import Saver, check_fits, path_of, read
 from skyriver.train.spread.feeding import Feeder, Part, source
 from skyriver.train.spread.gradients import Buckets, Parts, Shards
 from skyriver.train.spread.group import BrokenGroup, Group
@@ -202,6 +203,7 @@ class Context:
     def backward(self, loss: Tensor) -> None:
         """Of a batch's mean loss: batches count by their rows."""
         now = self._of_step("backward")
+        _check_loss(loss)
         now.passes += 1
         if now.passes > 1:
             raise InvalidInput(
@@ -225,6 +227,12 @@ class Context:
                 code="NO_STATE",
                 next_action="Write ctx.step(): all of ctx.state step together.",
             )
+        if now.stepped:
+            raise InvalidInput(
+                "ctx.step was called twice in one turn of the loop.",
+                code="STEP_TWICE",
+                next_action="Call it once: all of ctx.state step together, after the last part of the step.",
+            )
         now.stepped, now.clip = True, clip
 
     def end(self) -> None:
@@ -235,7 +243,7 @@ class Context:
         """Of a batch, its mean: what the run shows is that over all rows of a step."""
         now = self._of_step("report")
         for name, value in values.items():
-            plain = float(value.detach() if isinstance(value, Tensor) else value)
+            plain = number(name, value.detach() if isinstance(value, Tensor) else value)
             now.part.told[name] = now.part.told.get(name, 0.0) + plain * now.weight
         check_slots(now.part.told)
 
@@ -259,6 +267,10 @@ class Context:
     def leave(self) -> None:
         """With the end of this step: somebody wants the machine back. Safe in a signal handler."""
         self._member.leave()
+
+    def tell_noted(self) -> None:
+        """What came of steps, and waited to be told: the worker is about to end."""
+        self._member.tell_noted()
 
     def stay(self, hand_over: Callable[[], bytes]) -> None:
         """After the last step: for as long as somebody may need this worker's state, or want what came of it."""
@@ -488,13 +500,15 @@ class Context:
         extra = [said.loss, float(self._member.has_news()), float(now.ending), *said.told.values()]
         loss, changes, ends, *told = parts.finish(extra + [0.0] * (SLOTS + 3 - len(extra)))
         self._watch.lap("update" if self._member.group.is_alone else "reduce")
+        values = {"waited": round(self.waited, 4), **dict(zip(said.told, told, strict=False))}
         if not math.isfinite(loss):
             parts.forget()
-            self._keep_good(parts)
+            self._member.note(self._step + 1, loss, values)
+            kept = self._keep_good(parts)
             raise Diverged(
-                f"The loss of step {self._step + 1} is {loss}.",
+                f"The loss of step {self._step + 1} is {loss}.{kept}",
                 code="DIVERGED",
-                next_action="Lower the learning rate, or look at this step's rows. Checkpoints are of steps before.",
+                next_action="Lower the learning rate, or look at this step's rows.",
             )
         if now.clip:
             torch.nn.utils.clip_grad_norm_(parts.parameters, now.clip)
@@ -509,7 +523,6 @@ class Context:
             self._watch.step()
         self._step += 1
         now.done, self._ending = True, bool(ends)
-        values = {"waited": round(self.waited, 4), **dict(zip(said.told, told, strict=False))}
         self._member.beat(self._step, loss, values, time.monotonic() - begun, last=is_last or self._ending)
         self._save()
         if self._member.stopping and changes:
@@ -567,14 +580,17 @@ class Context:
                 self._saver.save(self.snapshot())
             self._hand_in(MEETING_S)
 
-    def _keep_good(self, parts: Parts) -> None:
-        """The state before a step that went wrong, if it is of numbers still. All wait until it is written: the first
-        worker that ends with an error ends all."""
-        if self._saver is None or not all(bool(weights.isfinite().all()) for weights in parts.parameters):
-            return
+    def _keep_good(self, parts: Parts) -> str:
+        """The state before a step that went wrong, if it is of numbers still; says where. All wait until it is written:
+        the first worker that ends with an error ends all."""
+        if self._saver is None:
+            return ""
+        if not all(bool(weights.isfinite().all()) for weights in parts.parameters):
+            return f" The weights before it are none either; earlier checkpoints, if any: {self._saver.folder}"
         self._save_last()
         with contextlib.suppress(BrokenGroup):
             self._member.group.broadcast({}, 0)
+        return f" The state before it is kept: {path_of(self._saver.folder, self._step)}"
 
     def _hand_in(self, wait_s: float) -> None:
         assert self._saver is not None
@@ -585,3 +601,19 @@ class Context:
             return
         if written is not None:
             self._member.say("checkpoint", written)
+
+
+def _check_loss(loss: object) -> None:
+    if not isinstance(loss, Tensor) or loss.numel() != 1:
+        what = f"a tensor of {tuple(loss.shape)}" if isinstance(loss, Tensor) else f"a {type(loss).__name__}"
+        raise InvalidInput(
+            f"ctx.backward got {what}, and takes the mean loss of a batch, a tensor of one number.",
+            code="BAD_LOSS",
+            next_action="Give loss.mean(), or a loss with reduction='mean'; weights of rows go into it before.",
+        )
+    if not loss.requires_grad:
+        raise InvalidInput(
+            "ctx.backward got a loss that does not depend on any weight of the model.",
+            code="BAD_LOSS",
+            next_action="Compute it from model(x), outside of torch.no_grad() and without detach().",
+        )

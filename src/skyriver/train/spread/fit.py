@@ -183,5 +183,7 @@ class Spread:
         self.tell(step, {"loss": loss, **values}, samples, self._steps)
 
     def _change(self, change: Change) -> None:
+        if change.generation == 1:  # those before are an earlier attempt's
+            self._told = change.step
         who = "1 worker goes" if change.workers == 1 else f"{change.workers} workers go"
         log.info("%s on from step %s: %s", who, f"{change.step:,}", change.why)

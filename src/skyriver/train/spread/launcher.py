@@ -17,7 +17,7 @@ import socket
 import sys
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from multiprocessing.connection import Connection, wait
@@ -193,6 +193,8 @@ class Launcher:
                 self._listen()
                 self._mend()
                 self._end_hung(time.monotonic() - began)
+            if self._tuning is not None and self._tuning.choice is None and self._are_many:
+                log.info("it was over before it was known whether more workers pay")
             return self._result
         finally:
             self._stop()
@@ -226,7 +228,10 @@ class Launcher:
         for worker in sorted(there, key=lambda w: (w.ready, -w.number))[: max(0, len(there) - self._size)]:
             worker.leaving = True
             if worker.number in self._members:
-                self._form(tuple(m for m in self._members if m != worker.number), f"{self._size} are wanted")
+                self._form(
+                    tuple(m for m in self._members if m != worker.number),
+                    f"{self._size} {'is' if self._size == 1 else 'are'} wanted",
+                )
             else:
                 worker.process.kill()
 
@@ -325,6 +330,12 @@ class Launcher:
         if self._members[:1] == (worker.number,):
             self._seconds.append(seconds)
             self._beat(step, loss, told or {})
+
+    def _on_points(self, worker: _Worker, points: Sequence[tuple[int, float, Mapping[str, float]]]) -> None:
+        """Of steps before the one that it says next, or before it failed."""
+        if self._members[:1] == (worker.number,):
+            for step, loss, told in points:
+                self._beat(step, loss, told)
 
     def _on_timed(self, worker: _Worker, generation: int, timed: Timed, about: About) -> None:
         if self._tuning is None or self._tuning.choice or generation != self._generation or self._told_to_stop:

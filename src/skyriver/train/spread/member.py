@@ -16,6 +16,8 @@ from skyriver.train.spread.group import CPU, BrokenGroup, Group, NotHandedOver, 
 MEETING_S: Final = 60.0
 """Until the launcher has said who goes on, or all of these have said that they are there."""
 BEAT_S: Final = 0.5
+POINT_S: Final = BEAT_S / 32
+"""Between two steps of which it is told what came of them: a short training has a curve too, and messages are small."""
 LOOK_S: Final = 0.05
 """Between two looks for news within a step: one costs as much as a thousandth of a small micro-batch."""
 MOST_HANDED: Final = 2 << 30
@@ -43,7 +45,8 @@ class Member:
         self._said: Mapping[str, Any] = {"generation": 0}
         """The newest message about who goes on; and the last generation in which somebody was lost."""
         self._lost = 0
-        self._beaten = self._told = self._looked = 0.0
+        self._beaten = self._told = self._looked = self._noted = 0.0
+        self._points: list[tuple[int, float, Mapping[str, float]]] = []
         self.hand_over: Callable[[], bytes] = bytes
 
     @property
@@ -95,12 +98,26 @@ class Member:
         elif self._is_newer() and left * len(self._said["members"]) > parts:
             raise BrokenGroup("Others are there.")
 
-    def beat(self, *step: Any, last: bool = False) -> None:
-        """What came of a step, now and then and of the last one: as the launcher's `_on_beat` takes it."""
+    def beat(self, step: int, loss: float, values: Mapping[str, float], seconds: float, *, last: bool = False) -> None:
+        """What came of a step that took `seconds`: said now and then, and of the last one, with some before it."""
         now = time.monotonic()
         if last or now - self._told > BEAT_S:
-            self._told = self._beaten = now
-            self.say("beat", *step)
+            self.tell_noted()
+            self._told = self._beaten = self._noted = now
+            self.say("beat", step, loss, values, seconds)
+        elif now - self._noted > POINT_S:
+            self._noted = now
+            self.note(step, loss, values)
+
+    def note(self, step: int, loss: float, values: Mapping[str, float]) -> None:
+        """To be told with the next beat; by the first member, for all have the same."""
+        if self.group.rank == 0:
+            self._points.append((step, loss, values))
+
+    def tell_noted(self) -> None:
+        if self._points:
+            self.say("points", self._points)
+            self._points = []
 
     def has_news(self) -> bool:
         """Whether others go on from here, or it is to stop."""

@@ -275,7 +275,7 @@ def _why(limits: Limits, found: Mapping[Setting, Timed], about: About, best: Set
     measured = {s: t for s, t in found.items() if s.workers > 1}
     others = measured or dict(_spread(limits, found, about))
     if not others:
-        reason = "no more are declared" if limits.most == 1 else f"{limits.cores} core is there"
+        reason = "it may have no more" if limits.most == 1 else f"{limits.cores} core is there"
         if limits.most > 1 and limits.cores > 1:
             reason = f"a step has {about.rows} rows" if about.rows < 2 else "threads take all cores"
         return f"{alone}: trained on one, for {reason}"

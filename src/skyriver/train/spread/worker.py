@@ -74,6 +74,8 @@ def work(
         can_cut = ctx is not None and ctx.can_cut
         whole = "".join(traceback.format_exception(error))[-LONGEST_TRACEBACK:]
         with contextlib.suppress(OSError):  # who started it may be gone
+            if ctx is not None:
+                ctx.tell_noted()
             pipe.send(("failed", {**_told(error, ctx), "traceback": whole}, can_cut))
         sys.stdout.flush()
         sys.stderr.flush()

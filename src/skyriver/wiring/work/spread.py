@@ -19,6 +19,8 @@ from skyriver.wiring.work.job import Job
 if TYPE_CHECKING:
     from skyriver.train.spread.fit import Spread
 
+log = logging.getLogger("skyriver.train.spread")
+
 STOP_S: Final = 8.0
 """Before the grace of who asked it to end is over."""
 
@@ -36,11 +38,10 @@ def _end() -> None:
 
 def _tell() -> None:
     """What is said of a training goes into the job's log, a line each."""
-    told = logging.getLogger("skyriver.train.spread")
-    if not told.handlers:
-        told.addHandler(logging.StreamHandler())
-        told.setLevel(logging.INFO)
-        told.propagate = False
+    if not log.handlers:
+        log.addHandler(logging.StreamHandler())
+        log.setLevel(logging.INFO)
+        log.propagate = False
 
 
 @contextmanager
@@ -57,6 +58,8 @@ def spread_of(job: Job, spec: TrainSpec, checkpoints: Path) -> Iterator[Spread |
     except ModuleNotFoundError as error:
         raise missing(error.name or "torch", "torch", "A training on workers", where=spec.function) from error
     _tell()
+    if 0 < job.workers < spec.workers:
+        log.info("workers=%s are declared; there is room for %s here", spec.workers, job.workers)
     spread = Spread(
         partial(load_function, job.app_path, spec.function),
         job.workers or spec.workers,
