@@ -135,6 +135,16 @@ def test_a_lock_is_not_believed_what_skyriver_brings(home: Path, package: Locked
     assert refused.value.code == "PRODUCT_CONFLICT"
 
 
+def test_a_lock_that_says_where_a_package_of_ours_could_be_had_fetches_none(home: Path) -> None:
+    product, at = this_product(), this_product().versions
+    packages = tuple(Locked(name, at[name], ("ab" * 32,)) for name in ("numpy", "torch"))
+    lock = Lock(product.python, product.platform, packages)
+    folder = home / "environments" / lock.digest
+    assert build_environment(uv_of(home), lock, folder, silent)["installed"] == 0
+    code = "import importlib.metadata as m; print(m.version('numpy'), m.version('torch'))"
+    assert imported(folder, code) == f"{at['numpy']} {at['torch']}"
+
+
 def test_a_full_disk_is_told_as_one_that_may_pass(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     lock = lock_of(home)
     folder = home / "environments" / lock.digest
