@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -10,10 +10,11 @@ from skyriver.control.cloud import Cloud, Deployment, DeployRequest
 from skyriver.control.mutations import Planned
 from skyriver.control.spending import spending_after, to_be_counted, uncounted
 from skyriver.core.errors import Conflict, PreconditionFailed
-from skyriver.core.jobs import ENDED
+from skyriver.core.jobs import ENDED, reserved_by_training
 from skyriver.core.names import digest
 from skyriver.core.resources import Change, Delete, Put, Resource, Snapshot
-from skyriver.core.spending import parse_budget
+from skyriver.core.spec import SearchSpec
+from skyriver.core.spending import never_spent, parse_budget
 
 
 def plan(
@@ -27,7 +28,7 @@ def plan(
         if planned.changes:
             _refuse_while_running(snapshot, tenant, name)
     answer = {
-        "plan": [*planned.lines, *_of_budget(cloud, body)],
+        "plan": [*planned.lines, *_of_budget(cloud, body), *_of_searches(cloud, body)],
         "plan_digest": found,
         "applied": not dry_run,
         "operations": list(planned.operations),
@@ -45,6 +46,18 @@ def _of_budget(cloud: Cloud, body: DeployRequest) -> Sequence[Mapping[str, Any]]
         return ()
     detail = f"{budget}: {why} {to_be_counted(budget, prices)}"
     return ({"action": "warn", "kind": "budget", "name": body.spec["name"], "detail": detail},)
+
+
+def _of_searches(cloud: Cloud, body: DeployRequest) -> Iterator[Mapping[str, Any]]:
+    """Warnings, as above: searches that would be refused (NO_PRICE) if they began now."""
+    for model in body.spec.get("models", ()):
+        search = (model.get("train") or {}).get("search")
+        if search is None:
+            continue
+        why, action = never_spent(SearchSpec.model_validate(search), cloud.prices.now(), reserved_by_training())
+        if why:
+            detail = f"{why} Its run will end with that (NO_PRICE). {action}"
+            yield {"action": "warn", "kind": "model", "name": model["name"], "detail": detail}
 
 
 def plan_digest(snapshot: Snapshot, body: DeployRequest, planned: Deployment, *, prune: bool) -> str:

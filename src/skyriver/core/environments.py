@@ -39,9 +39,14 @@ def lacking(error: BaseException) -> str:
     if not isinstance(error, ModuleNotFoundError) or not error.name:
         return ""
     module = error.name.partition(".")[0]
+    return to_bring(module, _EXTRAS.get(module, ""))
+
+
+def to_bring(module: str, extra: str = "") -> str:
+    """What to do where a package is not there that an `extra` of Skyriver brings, if any does."""
     wanted = f"a {REQUIREMENTS} beside the application's file that names what brings {module}"
-    if extra := _EXTRAS.get(module):
-        return f"`pip install 'skyriver[{extra}]'` where the cloud runs, or {wanted}; then deploy it again."
+    if extra:
+        return f"`pip install 'skyriver[{extra}]'` where this runs, or {wanted}; then deploy it again."
     return f"Write {wanted}, and deploy it again."
 
 

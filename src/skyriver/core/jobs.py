@@ -132,6 +132,12 @@ def asks_for(limits: Mapping[str, Any], workers: int = 0) -> Capacity:
     return Capacity(max(cpus, float(workers)), memory_mb * (1 + workers), _gpus(limits) * max(1, workers))
 
 
+def reserved_by_training() -> Limits:
+    """And by a job that searches for one: what it costs."""
+    asked = asks_for({})
+    return Limits(asked.cpus, asked.memory_mb)
+
+
 def _gpus(limits: Mapping[str, Any]) -> int:
     return int((limits.get("accelerators") or {}).get(GPU, 0))
 

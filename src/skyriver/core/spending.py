@@ -14,7 +14,9 @@ from decimal import Decimal
 from typing import Final
 
 from skyriver.core.errors import InvalidInput, QuotaExceeded
-from skyriver.core.resources import Resource, Snapshot
+from skyriver.core.prices import Prices
+from skyriver.core.resources import Limits, Resource, Snapshot
+from skyriver.core.spec_search import SearchSpec
 from skyriver.core.units import DAY, SECOND, format_duration, parse_duration
 
 BUDGET: Final = "budget"
@@ -25,6 +27,19 @@ OF_TENANT: Final = "tenant"
 """The name of the row of a tenant's own budget; an application's is `app-NAME`."""
 _TEXT: Final = re.compile(r"\s*(\d{1,12}(?:\.\d{1,6})?)\s*([A-Z]{3})\s*/\s*(\S+)\s*")
 _HOUR: Final = 3_600 * SECOND
+
+
+def never_spent(search: SearchSpec, prices: Prices, reserved: Limits) -> tuple[str, str]:
+    """Why what a search may cost does not end it by these prices, where a job of it has `reserved` so much, and what to
+    do about that; "" where it does, or where it is not limited by money."""
+    if not search.money or (prices.currency == search.currency and prices.per_second(reserved)):
+        return "", ""
+    free = not prices.per_second(reserved)
+    why = "a core costs nothing here" if free else f"prices are in {prices.currency}"
+    return (
+        f"The search may cost {search.money:f} {search.currency}, and {why}.",
+        "Limit it by minutes= or trials=, or give this cloud prices: `skyriver price list` shows those it has.",
+    )
 
 
 @dataclass(frozen=True, slots=True)

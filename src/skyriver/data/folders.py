@@ -42,13 +42,22 @@ def sync_folder(path: Path) -> None:
 def replace_file(path: Path, data: bytes) -> None:
     """Replaces `path` by a file 0600 with `data`: after the end of the power it is the old one or the new one, whole,
     and the new one once this has returned. One writer at a time. Raises OSError."""
-    temporary = path.with_name(f".{path.name}.new")
+    temporary = _unfinished(path)
     with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600), "wb") as file:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
     temporary.replace(path)
     sync_folder(path.parent)
+
+
+def forget_unfinished(path: Path) -> None:
+    """What a writer left that was killed while it replaced the file. Raises OSError."""
+    _unfinished(path).unlink(missing_ok=True)
+
+
+def _unfinished(path: Path) -> Path:
+    return path.with_name(f".{path.name}.new")
 
 
 def lock_within(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 from types import ModuleType
 
+from skyriver.core.environments import to_bring
 from skyriver.core.errors import InvalidInput
 
 
@@ -14,7 +15,7 @@ def missing(name: str, extra: str, wanted: str, where: str = "") -> InvalidInput
         f"{wanted} needs the package {name}, which this environment does not have.",
         code="MISSING_PACKAGE",
         where=where,
-        next_action=f"pip install 'skyriver[{extra}]'; or name {name} in the requirements.txt of the application.",
+        next_action=to_bring(name, extra),
     )
 
 

@@ -194,6 +194,30 @@ def test_who_deploys_a_budget_without_prices_is_told_and_finds_it_at_once(tmp_pa
     assert stage.store.rows("default", BUDGET) == []
 
 
+def test_a_search_whose_money_is_no_limit_is_told_when_it_is_deployed(tmp_path: Path) -> None:
+    stage = Stage(tmp_path)
+    admin = stage.issue()
+    body = stage.body()
+
+    def warned(search: sr.Search) -> list[Any]:
+        spec = AppSpec.model_validate(body["spec"])
+        model = spec.models[0]
+        assert model.train is not None
+        searched = model.model_copy(update={"train": model.train.model_copy(update={"search": search.spec})})
+        spec = spec.model_copy(update={"models": (searched,)})
+        request = body | {"spec": spec.to_json(), "spec_digest": spec.digest()}
+        answer = stage.caller.request("PUT", f"{BASE}/apps/shop?dry_run=true", json=request, headers=admin)
+        assert answer.status_code == 200, answer.text
+        return [line for line in answer.json()["plan"] if (line["action"], line["kind"]) == ("warn", "model")]
+
+    space = {"leaves": sr.Int(2, 30)}
+    [line] = warned(sr.Search(space, money="2 EUR"))
+    assert line["name"] == "comes_back"
+    assert line["detail"].startswith("The search may cost 2 EUR, and a core costs nothing here. Its run will end with")
+    assert "Limit it by minutes= or trials=" in line["detail"]
+    assert warned(sr.Search(space, minutes=2)) == []
+
+
 def test_what_is_near_or_spent_is_a_sign_for_an_incident() -> None:
     rows = judged(app("100 EUR/30d"), tenant("100 EUR/30d"), hour(1, 75), hour(2, 30, RISK)).values()
     signs = list(of_budgets(Seen(Sight(0.0, snapshot(*rows)), Tracks())))

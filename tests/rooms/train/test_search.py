@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 
 import skyriver as sr
+from skyriver.control.pricing import OWNED
 from skyriver.core.errors import InvalidInput, JobFailed, Unavailable
 from skyriver.core.prices import CORE, Prices
 from skyriver.core.resources import Limits
@@ -72,7 +73,7 @@ class _Clock:
 def _search(folder: Path, spec: SearchSpec | None = None, fit: Any = _fit, seed: int = 1, **changes: Any) -> Found:
     spec = spec or _spec()
     journal = Journal(folder / "trials.jsonl", {"space": spec.to_json()["space"], "seed": seed})
-    budget = changes.pop("budget", None) or Budget.of(spec, None, Limits())
+    budget = changes.pop("budget", None) or Budget.of(spec, OWNED, Limits())
     rows = np.zeros((len(LABELS), 1), np.float32)
     held_out, clock = HeldOut(rows, rows, LABELS, 1_000), changes.pop("clock", None) or _Clock()
     searching = Searching(spec, spec.space, budget, held_out, fit, journal, seed, clock, lambda *_: None, **changes)

@@ -121,6 +121,22 @@ def test_another_number_at_a_time_leaves_nothing(home: Home, parallel: int) -> N
     assert _files(home) == []
 
 
+def test_what_was_half_written_when_its_writer_was_killed_goes(home: Home) -> None:
+    """Of this run when its study is opened, of runs before it when it is done, of one beside it not at all."""
+    app = _app(parallel=2)
+    folder = home.studies / "acme/m"
+    for name in ("m-run-1.jsonl", "m-run-3.jsonl", "m-run-4.jsonl", "m-run-4.jsonl.history"):
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f".{name}.new").write_bytes(b"{")
+    (folder.parent / ".m.jsonl.new").write_bytes(b"{")
+    search.work(_job(home, "search-0", 4, _fit, app))
+    assert [name for name in _files(home) if name.endswith(".new")] == [
+        ".m-run-1.jsonl.new", ".m-run-3.jsonl.new", ".m.jsonl.new"
+    ]  # fmt: skip
+    train.work(_job(home, "train", 4, _fit, app, beside=["m-run-3"]))
+    assert _files(home) == [".m-run-3.jsonl.new"]
+
+
 def test_a_run_whose_rows_are_not_known_searches_what_there_is(home: Home, capsys: pytest.CaptureFixture[str]) -> None:
     work = _job(home, "search-0", 1, _fit, _app(parallel=2))
     source = work.app.source("sales")

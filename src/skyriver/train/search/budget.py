@@ -11,6 +11,7 @@ from skyriver.core.errors import InvalidInput
 from skyriver.core.prices import Prices
 from skyriver.core.resources import Limits
 from skyriver.core.spec import SearchSpec
+from skyriver.core.spending import never_spent
 from skyriver.train.search.trial import Trial
 
 
@@ -26,20 +27,12 @@ class Budget:
     patience: int = 0
 
     @classmethod
-    def of(cls, spec: SearchSpec, prices: Prices | None, reserved: Limits) -> Budget:
+    def of(cls, spec: SearchSpec, prices: Prices, reserved: Limits) -> Budget:
         """`reserved`: for the job, which is what it costs. Raises InvalidInput (NO_PRICE) where money is no limit."""
-        per_second = Decimal(0)
-        if spec.money:
-            per_second = prices.per_second(reserved) if prices is not None else Decimal(0)
-            told = prices.currency if prices is not None else ""
-            if not per_second or told != spec.currency:
-                raise InvalidInput(
-                    f"The search may cost {spec.money:f} {spec.currency}, and "
-                    + (f"prices are in {told}." if per_second else "a core costs nothing here."),
-                    code="NO_PRICE",
-                    next_action="Limit it by minutes= or trials=, or give this cloud prices: `skyriver price list`"
-                    " shows those it has.",
-                )
+        why, action = never_spent(spec, prices, reserved)
+        if why:
+            raise InvalidInput(why, code="NO_PRICE", next_action=action)
+        per_second = prices.per_second(reserved) if spec.money else Decimal(0)
         return cls(spec.trials, spec.seconds, spec.money, spec.currency, per_second, spec.patience)
 
     def ended(self, begun: int, known: Sequence[Trial], spent: Spent) -> str:

@@ -22,7 +22,7 @@ from typing import Any, Final
 
 from skyriver.core.errors import Unavailable, disk_error
 from skyriver.core.spec_search import Value
-from skyriver.data.folders import lock_within, replace_file
+from skyriver.data.folders import forget_unfinished, lock_within, replace_file
 from skyriver.train.search.trial import Trial
 
 FORMAT: Final = 4
@@ -84,6 +84,7 @@ class Journal:
             with self._locked():
                 self._mine = os.open(self._file_of(member), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
                 self._lock(self._mine, fcntl.lockf)
+                forget_unfinished(path)
                 if not path.exists():
                     _take_over(path, head, before)
                 lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []

@@ -12,10 +12,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from skyriver.core.errors import disk_error
-from skyriver.core.jobs import asks_for
-from skyriver.core.resources import Limits
+from skyriver.core.jobs import reserved_by_training
 from skyriver.core.spec import StreamSpec, TableSpec, TrainSpec
-from skyriver.data.folders import lock_within, make_folder
+from skyriver.data.folders import forget_unfinished, lock_within, make_folder
 from skyriver.train.run import take_part
 from skyriver.train.search.budget import Budget
 from skyriver.train.search.journal import busy, ended
@@ -59,9 +58,8 @@ def look_of(job: Job, spec: TrainSpec, since: float | None = None) -> Look | Non
     several jobs search, one for each run. `since`: when the work of a job began that does nothing but search."""
     if spec.search is None:
         return None
-    asked = asks_for({})  # what a training reserves, and costs
-    prices = PriceFile(job.home, lambda: time.time_ns() // 1_000).now() if spec.search.money else None
-    budget = Budget.of(spec.search, prices, Limits(asked.cpus, asked.memory_mb))
+    prices = PriceFile(job.home, lambda: time.time_ns() // 1_000).now()
+    budget = Budget.of(spec.search, prices, reserved_by_training())
     of = {"code": job.code["bundle"], "function": spec.function}
     member = f"{job.name}.{job.attempt}"
     if "study" not in job.inputs:
@@ -75,10 +73,11 @@ def forget_others(job: Job) -> None:
     if "beside" not in job.inputs:  # planned by a release before
         return
     spared = {job.inputs["run"], *job.inputs["beside"]}
-    for path in _studies(job).glob(f"{job.target}.jsonl*"):
-        path.unlink(missing_ok=True)
+    for path in _studies(job).glob(f"*{job.target}.jsonl*"):
+        if path.name.startswith((f"{job.target}.", f".{job.target}.")):
+            path.unlink(missing_ok=True)
     for path in (_studies(job) / job.target).glob("*.jsonl*"):
-        run = path.name.partition(".jsonl")[0]
+        run = path.name.partition(".jsonl")[0].removeprefix(".")
         if run not in spared and _number(run) < _number(job.inputs["run"]):
             path.unlink(missing_ok=True)
 
@@ -92,6 +91,7 @@ def history_of_run(job: Job, source: StreamSpec | TableSpec) -> History:
         with kept.with_name(f"{kept.name}.lock").open("ab") as lock:
             if not lock_within(lock.fileno(), HISTORY_S):
                 raise busy(f"Another job of this search has looked for the rows for {HISTORY_S:.0f} s.", kept)
+            forget_unfinished(kept)
             return first_history(job, source, kept)
     except OSError as error:
         raise disk_error(error, "Which rows are trained on cannot be kept", str(kept)) from error
