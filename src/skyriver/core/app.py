@@ -265,7 +265,7 @@ class App:
             qualified = function.__qualname__
             if spread:
                 terms.check_takes_one(function, "a ctx", "BAD_TRAINING", "(ctx)", "parameters come in ctx.params")
-            self.functions[qualified] = function
+            terms.keep_function(self.functions, function)
             self._trains[qualified] = specs.TrainSpec(
                 function=qualified, features=features.spec.name, label=name, clean=clean, **held, **spread
             )
@@ -315,7 +315,7 @@ class App:
             terms.check_takes_one(function, "a job", "BAD_JOB", "(job: sr.Job)", "parameters come in job.params")
             if called in self._jobs or called in self._models:
                 refuse(f"There is a job or model {called!r} already.", "DUPLICATE_NAME", "Give it a name=.")
-            self.functions[function.__qualname__] = function
+            terms.keep_function(self.functions, function)
             body = {
                 "name": called,
                 "function": function.__qualname__,

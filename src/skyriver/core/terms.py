@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, MutableMapping
 from dataclasses import dataclass
 from typing import Any, get_args
 
@@ -108,6 +108,19 @@ def check_takes_one(function: Callable[..., Any], what: str, code: str, paramete
             f"{function.__name__} cannot be called with {what} alone.",
             code,
             f"Write `def {function.__name__}{parameters}`; {action}.",
+        )
+
+
+def keep_function(functions: MutableMapping[str, Callable[..., Any]], function: Callable[..., Any]) -> None:
+    """By its name, by which a process that carries out a job finds it again: of two of one name one would be called in
+    place of the other."""
+    name = function.__qualname__
+    if functions.setdefault(name, function) is not function:
+        refuse(
+            f"There is another function {name} already.",
+            "DUPLICATE_NAME",
+            "Give one of them another name; those that a function makes are told apart by their __qualname__, which it"
+            " may set.",
         )
 
 

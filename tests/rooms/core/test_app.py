@@ -346,6 +346,30 @@ def a_reference_twice() -> None:
     app.reference("shops", Shop, of=payments, id="shop", time="since")
 
 
+def trained(app: sr.App, payments: Source, frauds: Label, name: str) -> Any:
+    def fit(data: sr.TrainingData) -> str:
+        return name
+
+    features = app.features(name, payments, {"amount": payments.amount})
+    return app.train(features, label=frauds)(fit)
+
+
+@refused("DUPLICATE_NAME", "another function trained.<locals>.fit already")
+def two_functions_of_one_name() -> None:
+    app, payments, frauds = declare()
+    trained(app, payments, frauds, "one")
+    trained(app, payments, frauds, "other")
+
+
+def test_one_function_may_be_declared_twice() -> None:
+    app, payments, frauds = declare()
+    fit = trained(app, payments, frauds, "one")
+    other = app.features("other", payments, {"double": payments.amount * 2})
+    first = app.model("first", fit)
+    second = app.model("second", app.train(other, label=frauds)(fit))
+    assert [made.train and made.train.features for made in (first, second)] == ["one", "other"]
+
+
 @refused("BAD_FIELD", "'risk' cannot be the id")
 def an_id_of_a_reference_that_may_be_missing() -> None:
     app, payments, _ = declare()
