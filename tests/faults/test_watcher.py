@@ -171,7 +171,8 @@ def test_an_ending_that_cannot_be_written_is_told_by_the_watchers_own(home: Path
     def ended() -> bool:
         status = parts.observe()[NAME]
         if status.alive:
-            os.kill(status.pid, signal.SIGTERM)  # who is told to end does not try for long
+            for told_to in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):  # who is told to end does not try for long
+                os.kill(status.pid, told_to)
         return not status.alive
 
     until("it ends", ended)

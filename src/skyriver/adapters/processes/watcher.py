@@ -373,9 +373,9 @@ def _end_alike(exit_code: int | None) -> int:
     if exit_code is None or exit_code >= 0:
         return 1 if exit_code is None else exit_code
     _prctl(_PR_SET_DUMPABLE, 0)  # the core file, if there is one, is the process's
-    signal.pthread_sigmask(signal.SIG_SETMASK, ())
     if -exit_code != signal.SIGKILL:
         signal.signal(-exit_code, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, (-exit_code,))  # no other: one that came meanwhile would be the end told
     os.kill(os.getpid(), -exit_code)
     return 128 - exit_code
 
