@@ -7,6 +7,7 @@ Exit codes: 0 ok, 1 internal, 2 usage, 3 not found, 4 not allowed, 5 quota, 6 co
 
 from __future__ import annotations
 
+import shlex
 import shutil
 import sys
 import time
@@ -212,6 +213,14 @@ def deploy_request(client: Client, spec: AppSpec, bundle: Bundle, file: Path, lo
 
 def _file_digest(files: Mapping[str, str], name: str, app_file: Path) -> str:
     if name not in files:
+        if not name.endswith(".onnx") and (app_file.resolve().parent / name).is_file():
+            raise InvalidInput(
+                f"{app_file.name} declares onnx={name!r}, which is no .onnx file.",
+                code="NO_MODEL_FILE",
+                where=str(app_file),
+                next_action=f"`skyriver model import NAME {shlex.quote(name)}`, in its folder, tells how it becomes"
+                " one; or return the model from a function of @app.train.",
+            )
         near = get_close_matches(name, [known for known in files if known.endswith(".onnx")], n=1)
         raise InvalidInput(
             f"{app_file.name} declares onnx={name!r}, and there is no such file in its folder,"

@@ -363,6 +363,8 @@ class App:
         trained = None
         if train is not None:
             trained = self._trains.get(getattr(train, "__qualname__", ""))
+            if isinstance(train, str):
+                refuse(f"{train!r} is no training function.", "BAD_MODEL", f"For a ready file write onnx={train!r}.")
             if trained is None:
                 refuse(f"{train!r} is no training function.", "BAD_MODEL", "Decorate it with @app.train(...).")
         named = tuple(m.model_copy(update={"name": check_field(key, "a metric")}) for key, m in (metrics or {}).items())

@@ -72,6 +72,11 @@ def calibrate(wanted: Calibrate | None, model: bytes, rows: Rows, split: Split) 
     elif wanted is not None:
         why = 'no rows are kept back for it: declare calibrate="isotonic" or "platt"'
     scores = score(model, take(rows.x, split.test))
+    if calibration is None and not _are_probabilities(scores):
+        why += (
+            f"; its scores, {scores.min():.4g} to {scores.max():.4g}, are none themselves, though brier and log_loss"
+            " take them for such: return a classifier, or have them calibrated"
+        )
     told = Calibrated(
         calibration.method if calibration is not None else "",
         len(labels),

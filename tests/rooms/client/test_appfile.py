@@ -48,6 +48,17 @@ def test_a_model_file_that_is_not_there_is_told_with_where_it_was_looked_for(the
     assert (caught.value.code, caught.value.message) == ("NO_MODEL_FILE", declared + meant)
 
 
+def test_a_model_file_of_another_format_is_not_said_to_be_missing(tmp_path: Path) -> None:
+    (tmp_path / "net.keras").write_bytes(b"PK")
+    with pytest.raises(InvalidInput) as caught:
+        cli._file_digest({"app.py": "d"}, "net.keras", tmp_path / "app.py")
+    assert (caught.value.code, caught.value.message) == (
+        "NO_MODEL_FILE",
+        "app.py declares onnx='net.keras', which is no .onnx file.",
+    )
+    assert "`skyriver model import NAME net.keras`" in caught.value.next_action
+
+
 def test_a_cloud_whose_home_is_in_the_folder_is_no_part_of_the_application(tmp_path: Path) -> None:
     for name in (
         "app.py",

@@ -370,6 +370,11 @@ def test_one_function_may_be_declared_twice() -> None:
     assert [made.train and made.train.features for made in (first, second)] == ["one", "other"]
 
 
+@refused("BAD_MODEL", "'fit.onnx' is no training function")
+def a_file_in_place_of_a_function() -> None:
+    sr.App("shop").model("m", "fit.onnx")  # type: ignore[arg-type]
+
+
 @refused("BAD_FIELD", "'risk' cannot be the id")
 def an_id_of_a_reference_that_may_be_missing() -> None:
     app, payments, _ = declare()

@@ -1,6 +1,7 @@
 import importlib
 import io
 import pickle
+import re
 import traceback
 from collections.abc import Callable
 from typing import Any
@@ -147,6 +148,21 @@ def test_a_table_gives_up_rows_for_probabilities_only_when_asked() -> None:
     assert "no rows are kept back" in free.calibrated.why
     assert asked.calibrated.method == "platt"
     assert asked.train[2] + asked.calibrated.rows == free.train[2]
+
+
+def test_scores_that_are_no_probabilities_are_said_to_be_none() -> None:
+    def thousandfold(data: TrainingData) -> Any:
+        return lightgbm.train({"verbose": -1}, lightgbm.Dataset(data.x, data.y * 1_000), 20)
+
+    rows = _rows()
+    spec = ModelSpec(name="m", train=TrainSpec(function="f", features="f", label="y", test_share=0.3))
+    table: dict[str, Any] = {"params": {}, "seed": 0, "champion": None, "progress": lambda *_: None, "delay_us": None}
+    said = r"its scores, -?[\d.e+]+ to [\d.e+]+, are none themselves, though brier and log_loss take them for such"
+    raw = train(spec, rows, thousandfold, **table).calibrated
+    assert re.search(said, raw.why)
+    calibrated = train(spec.model_copy(update={"calibrate": "platt"}), rows, thousandfold, **table).calibrated
+    assert (calibrated.method, calibrated.why) == ("platt", "")
+    assert "none themselves" not in train(spec, rows, _fit, **table).calibrated.why
 
 
 def test_a_champion_without_probabilities_can_be_compared_by_them() -> None:
