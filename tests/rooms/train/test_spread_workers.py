@@ -396,6 +396,27 @@ def test_all_begin_with_one_model(tmp_path: Path) -> None:
     assert found
 
 
+def clips(ctx: Context) -> Any:
+    """Each epoch ends with a step of a single row, of which only the last worker has something."""
+    torch.manual_seed(1)
+    model = nn.Linear(4, 1)
+    ctx.state(model, torch.optim.SGD(model.parameters(), 0.5))
+    x = torch.randn(33, 4, generator=torch.Generator().manual_seed(3))
+    for (xb,) in ctx.steps((x,), 32, 2):
+        ctx.backward(100 * model(xb).mean())
+        ctx.step(clip=0.1)
+    (Path(ctx.params["folder"]) / f"model-{os.getpid()}").write_bytes(digest(ctx, model))
+    return model
+
+
+@pytest.mark.parametrize("shards", [0, 8], ids=["quick", "exact"])
+def test_who_has_no_rows_of_a_step_clips_its_gradient_too(tmp_path: Path, shards: int) -> None:
+    came = Watched(2, clips, folder=tmp_path, shards=shards).run()
+    assert {path.read_bytes() for path in tmp_path.glob("model-*")} == {came}
+    if shards:
+        assert Watched(1, clips, folder=tmp_path).run() == came
+
+
 def test_the_last_one_leaves_with_a_checkpoint(alone: bytes, tmp_path: Path) -> None:
     def leave(watched: Watched) -> None:
         watched.at(20, 1)

@@ -233,7 +233,7 @@ class Context:
                 code="STEP_TWICE",
                 next_action="Call it once: all of ctx.state step together, after the last part of the step.",
             )
-        now.stepped, now.clip = True, clip
+        now.stepped, now.part.clip = True, clip
 
     def end(self) -> None:
         """After this step, on all workers: whoever sees that it has learnt enough."""
@@ -416,7 +416,7 @@ class Context:
             todo = parts.begin(group, mine)
             if before is not None:  # this step, from the same state: what its loop said of parts that are known stands
                 now.said = {part: said for part, said in before.said.items() if part in mine and part not in todo}
-                now.clip, now.ending = before.clip, before.ending
+                now.ending = before.ending
             rows = [rows_of_shard(part, of, count) for part in todo]
             every = [(step, part, at.start, at.stop) for part, at in zip(todo, rows, strict=True) if at.start < at.stop]
             for left, part, at in zip(reversed(range(len(todo))), todo, rows, strict=True):
@@ -447,7 +447,7 @@ class Context:
                 now.said[part] = now.part
                 self._member.look(left, len(mine))
             self._watch.lap("passes")
-            self._finish(parts, now, begun, is_last=step + 1 == order.steps)
+            self._finish(parts, now, begun, of - 1, is_last=step + 1 == order.steps)
             self._tell_times(order, feeder, len(mine))
         except BrokenGroup as error:
             if not now.done:
@@ -494,11 +494,12 @@ class Context:
         random.seed(number)
         np.random.seed(number & 0xFFFF_FFFF)
 
-    def _finish(self, parts: Parts, now: Step, begun: float, *, is_last: bool) -> None:
-        """Commits the step; all do, or nobody does."""
+    def _finish(self, parts: Parts, now: Step, begun: float, last: int, *, is_last: bool) -> None:
+        """Commits the step, whose last part is `last`; all do, or nobody does."""
         said = now.whole()
-        extra = [said.loss, float(self._member.has_news()), float(now.ending), *said.told.values()]
-        loss, changes, ends, *told = parts.finish(extra + [0.0] * (SLOTS + 3 - len(extra)))
+        clip = now.said[last].clip if last in now.said else 0.0  # who has no rows of the step knows none
+        extra = [said.loss, float(self._member.has_news()), float(now.ending), clip, *said.told.values()]
+        loss, changes, ends, clip, *told = parts.finish(extra + [0.0] * (SLOTS + 4 - len(extra)))
         self._watch.lap("update" if self._member.group.is_alone else "reduce")
         values = {"waited": round(self.waited, 4), **dict(zip(said.told, told, strict=False))}
         if not math.isfinite(loss):
@@ -510,8 +511,8 @@ class Context:
                 code="DIVERGED",
                 next_action="Lower the learning rate, or look at this step's rows.",
             )
-        if now.clip:
-            torch.nn.utils.clip_grad_norm_(parts.parameters, now.clip)
+        if clip:
+            torch.nn.utils.clip_grad_norm_(parts.parameters, clip)
         self._seed(self._step, -1)  # an optimizer may draw random numbers too
         for optimizer in self._optimizers.values():
             optimizer.step()

@@ -18,6 +18,8 @@ class Said:
 
     loss: float = 0.0
     told: dict[str, float] = field(default_factory=dict)
+    clip: float = 0.0
+    """That of the last part, which has rows in each step, is the step's."""
 
 
 @dataclass(slots=True)
@@ -34,7 +36,6 @@ class Step:
     passes: int = 0
     """Backward passes of the part."""
     stepped: bool = False
-    clip: float = 0.0
     ending: bool = False
     """It is to be the last one."""
 
