@@ -396,6 +396,24 @@ def test_all_begin_with_one_model(tmp_path: Path) -> None:
     assert found
 
 
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM], ids=["dies", "leaves"])
+def test_who_goes_before_one_that_comes_has_its_state_leaves_a_checkpoint(
+    alone: bytes, tmp_path: Path, how: signal.Signals
+) -> None:
+    def go(watched: Watched) -> None:
+        watched.at(20, 1)
+        watched.until(lambda: any(tmp_path.glob("*.json")) or how == signal.SIGTERM)
+        watched.launcher.resize(2)
+        watched.size(2)
+        os.kill(watched.pids[0], how)
+        watched.open(20)
+
+    every_s = 0.0 if how == signal.SIGKILL else 1_000.0
+    watched = Watched(1, gates=(20,), folder=tmp_path, checkpoints=tmp_path, every_s=every_s)
+    assert watched.run(go) == alone
+    assert min(watched.begun[1:]) > 0, "it began anew"
+
+
 def clips(ctx: Context) -> Any:
     """Each epoch ends with a step of a single row, of which only the last worker has something."""
     torch.manual_seed(1)
@@ -415,6 +433,29 @@ def test_who_has_no_rows_of_a_step_clips_its_gradient_too(tmp_path: Path, shards
     assert {path.read_bytes() for path in tmp_path.glob("model-*")} == {came}
     if shards:
         assert Watched(1, clips, folder=tmp_path).run() == came
+
+
+def one_dies_as_they_begin(ctx: Context) -> Any:
+    """Once the launcher has said who begins, and before all are there."""
+
+    def die() -> None:
+        ctx._member._newer()
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    with contextlib.suppress(FileExistsError):
+        (Path(ctx.params["folder"]) / "dies").touch(exist_ok=False)
+        ctx._meet = die  # type: ignore[method-assign]
+    return train(ctx)
+
+
+def test_who_dies_as_they_begin_takes_no_checkpoint_along(alone: bytes, tmp_path: Path) -> None:
+    Watched(1, checkpoints=tmp_path, every_s=0.0).run()
+    kept = max(int(path.stem[5:]) for path in tmp_path.glob("step-*.safetensors"))
+    watched = Watched(2, one_dies_as_they_begin, folder=tmp_path, checkpoints=tmp_path, every_s=1_000.0)
+    assert watched.run() == alone
+    assert "ended with -9" in watched.changes[1].why
+    assert watched.begun[1] == kept
+    assert min(watched.steps, default=STEPS) > kept
 
 
 def test_the_last_one_leaves_with_a_checkpoint(alone: bytes, tmp_path: Path) -> None:

@@ -382,7 +382,7 @@ class Launcher:
         if worker.number not in self._members:
             return
         left = tuple(m for m in self._members if m != worker.number)
-        if left:
+        if self._done_by(left):
             self._form(left, f"worker {worker.number} leaves")
         else:  # with a checkpoint, if they are kept: nobody has its state
             self._say(worker, ("stop",))
@@ -460,7 +460,7 @@ class Launcher:
             return
         ready = [w.number for w in self._workers.values() if w.ready and not w.leaving]
         if ready and (len(ready) >= self._size or time.monotonic() - self._began > TOGETHER_S):
-            self._form(tuple(ready), "all are ready", checkpoint=self._newest())
+            self._form(tuple(ready), "all are ready")
 
     def _count(self, worker: _Worker) -> None:
         """Raises JobFailed (WORKERS_END) where they end again and again and nothing comes of it."""
@@ -484,7 +484,8 @@ class Launcher:
         return f"ended with {code}" if code >= 0 else f"ended with {code} ({signal.Signals(-code).name})"
 
     def _newest(self) -> Path | None:
-        """The checkpoint from which a generation goes on of which nobody has done anything."""
+        """The checkpoint from which a generation goes on of which nobody is known to have done anything; who has is not
+        bound to it."""
         if self._checkpoints is None:
             return None
         found, wrong = self._checkpoints.usable()
@@ -492,7 +493,7 @@ class Launcher:
             log.warning("%s", error)
         return found
 
-    def _form(self, members: tuple[int, ...], why: str, *, lost: bool = False, checkpoint: Path | None = None) -> None:
+    def _form(self, members: tuple[int, ...], why: str, *, lost: bool = False) -> None:
         """`lost`: nobody waits for the end of a step, for it does not come."""
         before, self._members = self._members, members
         self._broken = None
@@ -500,6 +501,8 @@ class Launcher:
             self._began = time.monotonic()
             return
         self._generation += 1
+        step = self._done_by(members)
+        checkpoint = self._newest() if not step else None
         of: dict[str, Any] = {"checkpoint": str(checkpoint)} if checkpoint is not None else {}
         of |= self._how_they_work
         self._told_how = self._how_they_work
@@ -510,9 +513,12 @@ class Launcher:
             worker = self._workers.get(number)
             if worker is not None:
                 self._say(worker, said)
-        there = [w.step for number in members if (w := self._workers.get(number)) is not None]
-        step = step_of(checkpoint) if checkpoint is not None else max(there, default=0)
+        step = step_of(checkpoint) if checkpoint is not None else step
         self._on_change(Change(time.monotonic(), self._generation, len(members), why, step))
+
+    def _done_by(self, members: Sequence[int]) -> int:
+        """Steps, as far as that was told; 0: perhaps nobody of them has any state of the training."""
+        return max((w.step for number in members if (w := self._workers.get(number)) is not None), default=0)
 
     def _mend(self) -> None:
         """Where a group broke, and all of it live."""
