@@ -53,7 +53,7 @@ def run(
                 done = wait(client, operation, bars, timeout=seconds)
         except JobFailed as error:
             if error.code == "GATE_FAILED" and not as_json:
-                version_page.gate(screen, client.get("versions", error.where.partition("/")[2])["status"])
+                version_page.version(screen, client.get("versions", error.where.partition("/")[2]))
             raise
         if action == "train":
             version = next(r for r in done["status"]["created"] if r.startswith("version/")).partition("/")[2]

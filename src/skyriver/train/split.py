@@ -123,13 +123,15 @@ def _check_label(spec: TrainSpec, rows: Rows, *, is_stream: bool) -> None:
     if len(wrong):
         known = np.unique(rows.y[~np.isnan(rows.y)])
         again = "Send that label again: the last one counts. " if is_stream and len(known) < _CLASSES else ""
+        ready = " One of several classes can be served as a ready file, app.model(NAME, onnx=FILE)."
         several = f", and has {len(known):,} different values" if len(known) >= _CLASSES else ""
         raise InvalidInput(
             f"The label {spec.label} must be 0 or 1{several}; {len(wrong):,} of {len(rows.y):,} rows have another"
-            f" value, the first is {rows.y[wrong[0]]:g}, of {rows.ids[wrong[0]]} (its id, if that is a whole number).",
+            f" value, the first is {rows.y[wrong[0]]:g}, of the row {rows.ids[wrong[0]]} (its id, if that is a whole"
+            " number).",
             code="BAD_LABEL",
             next_action=f"{again}A model tells one class from the rest: give it a label that is 1 for the one and 0 for"
-            " all others. Features may sum labels of any numbers.",
+            f" all others.{ready if several else ''} Features may sum labels of any numbers.",
         )
 
 

@@ -91,7 +91,7 @@ def right(model: Fusion, rows: dict[str, Any], labels: list[str]) -> float:
 def test_a_folder_gives_back_what_was_saved(tmp_path: Path) -> None:
     text, image = tiny_text(), tiny_image()
     save_encoder(text, tmp_path / "text")
-    save_encoder(image, tmp_path / "image")
+    save_encoder(image, str(tmp_path / "image"))
     again, seen = text_encoder(tmp_path / "text", max_tokens=12), image_encoder(tmp_path / "image")
     assert (again.digest(), seen.digest()) == (text.digest(), image.digest())
     assert is_frozen(again)
@@ -361,6 +361,17 @@ def test_rows_that_do_not_fit_are_refused(change: dict[str, Any], code: str) -> 
     with pytest.raises(SkyriverError) as refused:
         fit(fused(), rows, labels, Fit(epochs=1))
     assert refused.value.code == code
+
+
+def test_of_two_thousand_classes_some_never_come_and_another_one_does() -> None:
+    rows, _ = things(20, seed=4)
+    names = [f"kind {k}" for k in range(2_000)]
+    model = Fusion({"facts": TableEncoder(2).fit(rows["facts"])}, names, hidden=0)
+    facts, labels = {"facts": rows["facts"]}, names[:2] * 10
+    with pytest.warns(UserWarning, match=r"^1,998 of 2,000 classes have no row .* kind 11 and 1,988 more\. Give rows"):
+        fit(model, facts, labels, Fit(epochs=1))
+    with pytest.raises(InvalidInput, match=r"^The label 'hat' is none of kind 0, .* kind 9 and 1,990 more\. Name all"):
+        fit(model, facts, ["hat", *labels[1:]], Fit(epochs=1))
 
 
 def test_a_training_that_diverges_ends_with_the_epoch_before() -> None:

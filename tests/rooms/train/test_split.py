@@ -78,6 +78,7 @@ def test_a_label_of_many_classes_is_told_as_such() -> None:
     with pytest.raises(InvalidInput, match="must be 0 or 1, and has 900 different values; 899 of 900 rows") as refused:
         split_rows(TABLE, _rows(np.zeros(900), classes), None, validate=True)
     assert "one class from the rest" in refused.value.next_action
+    assert "app.model(NAME, onnx=FILE)" in refused.value.next_action
     assert "Send that label again" not in refused.value.next_action, "a table's rows are not sent"
 
 

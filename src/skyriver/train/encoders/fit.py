@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from skyriver.core.errors import InvalidInput, JobFailed
+from skyriver.core.names import some_of
 from skyriver.train.encoders.fusion import Fusion
 from skyriver.train.encoders.tuning import VectorCache, is_frozen
 
@@ -53,11 +55,12 @@ def fit(
     mean loss of each epoch. What a frozen encoder says is computed once, and kept in `cache`. The same arguments give
     the same model on the same machine and number of threads.
 
-    Raises InvalidInput (WRONG_ROWS, UNKNOWN_LABEL, ONE_CLASS), JobFailed (DIVERGED); then the model is as it was in the
-    epoch before."""
+    Warns of classes of which there is no row. Raises InvalidInput (WRONG_ROWS, UNKNOWN_LABEL, ONE_CLASS), JobFailed
+    (DIVERGED); then the model is as it was in the epoch before."""
     settings = settings or Fit()
     wanted = _classes(model, labels)
     prepared = _prepared(model, rows, len(wanted))
+    _warn_of_unseen(model, labels)
     cache = cache or VectorCache()
     known = [_known(model, name, prepared[name], cache) for name in model.names]
     present = torch.stack([model.encoder(name).present(prepared[name]) for name in model.names], 1)
@@ -115,7 +118,7 @@ def _classes(model: Fusion, labels: Sequence[str]) -> Tensor:
     number = {label: k for k, label in enumerate(model.labels)}
     if unknown := [label for label in labels if label not in number]:
         raise InvalidInput(
-            f"The label {unknown[0]!r} is none of {', '.join(model.labels)}.",
+            f"The label {unknown[0]!r} is none of {some_of(model.labels)}.",
             code="UNKNOWN_LABEL",
             next_action="Name all classes where the model is made: Fusion(encoders, labels).",
         )
@@ -126,6 +129,16 @@ def _classes(model: Fusion, labels: Sequence[str]) -> Tensor:
             next_action="Give rows of two classes or more.",
         )
     return torch.tensor([number[label] for label in labels])
+
+
+def _warn_of_unseen(model: Fusion, labels: Sequence[str]) -> None:
+    there = set(labels)
+    if never := [label for label in model.labels if label not in there]:
+        warnings.warn(
+            f"{len(never):,} of {len(model.labels):,} classes have no row to learn from, and will hardly ever be"
+            f" answered: {some_of(never)}. Give rows of them, or leave them out of Fusion(encoders, labels).",
+            stacklevel=3,
+        )
 
 
 def _prepared(model: Fusion, rows: Mapping[str, Any], count: int | None) -> dict[str, Tensor]:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from skyriver.core.errors import InvalidInput
+from skyriver.core.names import some_of
 from skyriver.train.encoders.encoder import Encoder
 
 How = Literal["early", "late"]
@@ -118,7 +119,7 @@ def _check(encoders: Mapping[str, Encoder], labels: Sequence[str], how: str, hid
     if wrong := [name for name in encoders if not name.isidentifier()]:
         raise _bad(f"An input cannot be called {wrong[0]!r}")
     if len(labels) < 2 or len(set(labels)) != len(labels) or not all(isinstance(label, str) for label in labels):
-        raise _bad(f"The labels {list(labels)!r} are no names of two or more classes")
+        raise _bad(f"The labels {some_of([repr(label) for label in labels])} are no names of two or more classes")
 
 
 def _bad(what: str) -> InvalidInput:

@@ -42,7 +42,7 @@ def image_encoder(source: str | Path, *, side: int | None = None) -> ImageEncode
     return _filled(ImageEncoder(_shape(found), side or made_for), found)
 
 
-def save_encoder(encoder: TextEncoder | ImageEncoder, folder: Path) -> None:
+def save_encoder(encoder: TextEncoder | ImageEncoder, folder: Path | str) -> None:
     """As a folder that `text_encoder` or `image_encoder` reads; LoRA must be merged before."""
     if is_adapted(encoder):
         raise InvalidInput(
@@ -50,6 +50,7 @@ def save_encoder(encoder: TextEncoder | ImageEncoder, folder: Path) -> None:
             code="NOT_MERGED",
             next_action="Call merge_lora(encoder) first.",
         )
+    folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     if isinstance(encoder, TextEncoder):
         pieces = "".join(f"{piece}\n" for piece in encoder.tokenizer.vocabulary)
