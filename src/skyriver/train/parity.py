@@ -37,6 +37,11 @@ CLEAN: Final = (
     '@app.train(..., clean=sr.Clean(fill="median")) fills what is missing, clip=(0.001, 0.999) bounds the rest.'
 )
 
+_NO_NUMBERS: Final = (
+    "Take smaller steps, if training has made its weights no numbers any more; else bound what it takes logarithms or"
+    " roots of, or divides by."
+)
+
 Scores = NDArray[np.float64]
 
 
@@ -73,7 +78,7 @@ class Parity:
         """What the trained model says of cleaned rows. Raises JobFailed (BAD_SCORES) where it does not score some."""
         columns = unusual(x, self.names)
         told = f" ({columns})" if columns else ""
-        remedy = CLEAN if columns else "Take smaller steps, if training has made its weights no numbers any more."
+        remedy = CLEAN if columns else _NO_NUMBERS
         try:
             found = self._predict(x)
         except Exception as error:  # whatever the framework throws

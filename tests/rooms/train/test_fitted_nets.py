@@ -160,6 +160,7 @@ def test_weights_that_are_no_numbers_any_more_are_refused() -> None:
         train_by(fit)
     assert failed.value.code == "BAD_SCORES"
     assert "smaller steps" in failed.value.next_action
+    assert "logarithms" in failed.value.next_action
 
 
 def test_missing_values_that_a_net_does_not_take_are_told_with_their_column() -> None:
