@@ -105,7 +105,7 @@ of_calls = app.features("of_calls", calls, {"amount": calls.amount})
 
 
 @app.train(of_calls, label=asked)
-def fit(data: sr.TrainingData):
+def fit_of_calls(data: sr.TrainingData):
     return None
 
 
