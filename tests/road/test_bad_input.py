@@ -98,7 +98,7 @@ BAD_APPS: Mapping[str, tuple[str, str, str, str, list[str]]] = {
     "failing": ("app = sr.App", "app = 1 / 0, sr.App", "APP_FILE_FAILED", "1 / 0", ["ZeroDivisionError"]),
     "unknown field": ('r", over="14d"', 'rs", over="14d"', "UNKNOWN_FIELD", "habits = app.features", ["'customers'"]),
     "model of another stream": (
-        "model = app.model",
+        'model = app.model("comes_back", fit,',
         """calls = app.stream("calls", Order, id="order", time="at", key="customer")
 asked = app.labels("asked", of=calls, delay="2d")
 of_calls = app.features("of_calls", calls, {"amount": calls.amount})
@@ -109,7 +109,7 @@ def fit_of_calls(data: sr.TrainingData):
     return None
 
 
-model = app.model""",
+model = app.model("comes_back", fit_of_calls,""",
         "BAD_DECISION",
         "app.decide(orders",
         ["orders cannot decide with the model comes_back", "trained on features of calls", "@app.train"],
