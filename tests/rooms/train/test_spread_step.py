@@ -15,7 +15,7 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
@@ -457,6 +457,74 @@ def test_steps_before_a_state_and_things_without_one_are_refused(line: Line) -> 
         line.ctx(shards=6)
     with pytest.raises(JobFailed, match="without a single step"):
         line.ctx().stay(bytes)
+
+
+class Remembers:
+    def __init__(self, value: Any) -> None:
+        self._value = value
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"best": [self._value]}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._value = state["best"][0]
+
+
+class Pair(NamedTuple):
+    first: int
+    second: int
+
+
+KEPT_NOWHERE = {
+    "numpy": (np.float64(0.5), "numpy.float64"),
+    "array": (np.ones(2), "ndarray"),
+    "pair": (Pair(1, 2), "Pair"),
+}
+
+
+@pytest.mark.parametrize("which", KEPT_NOWHERE)
+def test_a_state_that_cannot_be_kept_is_refused_before_the_first_step(line: Line, which: str) -> None:
+    """And not when the first checkpoint is due, or somebody joins."""
+    ctx, model, (value, called) = line.ctx(), net(), KEPT_NOWHERE[which]
+    ctx.state(model, sgd(model), Remembers(value))
+    with pytest.raises(InvalidInput, match=rf"{called} at more/2/best/0") as refused:
+        next(ctx.steps(rows(), 32))
+    assert refused.value.code == "BAD_STATE"
+
+
+SCHEDULERS: dict[str, Callable[[Any], Any]] = {
+    "many": lambda of: torch.optim.lr_scheduler.MultiStepLR(of, [1, 2]),
+    "cycle": lambda of: torch.optim.lr_scheduler.OneCycleLR(of, 0.1, 20),
+    "cosine": lambda of: torch.optim.lr_scheduler.CosineAnnealingWarmRestarts(of, 2),
+    "lambda": lambda of: torch.optim.lr_scheduler.LambdaLR(of, lambda step: 1 / (1 + step)),
+    "one after another": lambda of: torch.optim.lr_scheduler.SequentialLR(
+        of, [torch.optim.lr_scheduler.ConstantLR(of), torch.optim.lr_scheduler.ExponentialLR(of, 0.5)], [2]
+    ),
+}
+
+
+@pytest.mark.parametrize("which", SCHEDULERS)
+def test_schedulers_and_their_optimizers_are_kept_and_read_back(line: Line, which: str, tmp_path: Path) -> None:
+    def made() -> tuple[Any, Any, Any]:
+        model = net()
+        optimizer = torch.optim.AdamW(model.parameters(), 0.1)
+        return model, optimizer, SCHEDULERS[which](optimizer)
+
+    model, optimizer, scheduler = made()
+    ctx = line.ctx()
+    ctx.state(model, optimizer, scheduler)
+    loop(ctx, model, optimizer)
+    told = io.BytesIO()
+    torch.save(ctx.snapshot(), told)
+    found = read(Checkpoints(tmp_path).publish(write(tmp_path, copied(ctx.snapshot()), worker=1)))
+    for state in (found, torch.load(io.BytesIO(told.getvalue()), weights_only=True)):
+        _, other, again = made()
+        other.load_state_dict(state["optimizers"]["1"])
+        again.load_state_dict(state["schedulers"]["2"])
+        again.step()
+        assert again.last_epoch == scheduler.last_epoch + 1
+    scheduler.step()
+    assert again.get_last_lr() == scheduler.get_last_lr()
 
 
 def test_two_backward_passes_of_a_batch_are_refused_where_sums_begin_in_the_first() -> None:

@@ -15,6 +15,7 @@ import secrets
 import shutil
 import threading
 import time
+from collections import Counter, OrderedDict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -66,7 +67,15 @@ def copied(value: Any) -> Any:
         return value.detach().to("cpu", copy=True)
     if isinstance(value, Mapping):
         return {k: copied(v) for k, v in value.items()}
-    return type(value)(copied(v) for v in value) if isinstance(value, list | tuple) else value
+    if isinstance(value, list | tuple):
+        return [copied(v) for v in value] if isinstance(value, list) else tuple(copied(v) for v in value)
+    return value
+
+
+def check_keeps(state: Mapping[str, Any]) -> None:
+    """Before the first step, not when the first checkpoint is due or somebody joins. Raises InvalidInput
+    (BAD_STATE)."""
+    _without_tensors(state, "", {})
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -311,23 +320,29 @@ class Checkpoints:
             os.close(lock)
 
 
+_PLAIN: Final = (type(None), bool, int, float, str)
+"""None that is derived from these: what reads a state back makes objects of no class that it was not told of."""
+
+
 def _without_tensors(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
     if isinstance(value, Tensor):
         number = str(len(tensors))
         tensors[number] = value
         return {"$tensor": number}
-    if isinstance(value, Mapping) and all(isinstance(k, str | int | float | bool | None) for k in value):
+    if type(value) in (dict, OrderedDict, Counter) and all(type(k) in _PLAIN for k in value):
         # a key may be a number, as those of an optimizer's state are
         return {"$pairs": [[k, _without_tensors(v, f"{name}/{k}", tensors)] for k, v in value.items()]}
-    if isinstance(value, list | tuple):
+    if type(value) in (list, tuple):
         items = [_without_tensors(v, f"{name}/{i}", tensors) for i, v in enumerate(value)]
         return {"$tuple": items} if isinstance(value, tuple) else items
-    if value is None or isinstance(value, bool | int | float | str):
+    if type(value) in _PLAIN:
         return value
+    of = type(value)
+    called = of.__qualname__ if of.__module__ == "builtins" else f"{of.__module__}.{of.__qualname__}"
     raise InvalidInput(
-        f"The state has a {type(value).__name__} at {name.lstrip('/')}, which a checkpoint cannot hold.",
+        f"ctx.state: there is a {called} at {name.lstrip('/')}, which cannot be kept or given to who joins.",
         code="BAD_STATE",
-        next_action="Keep numbers, texts, lists, dictionaries and tensors in state_dict().",
+        next_action="Let state_dict() have Python's own numbers, texts, lists and dictionaries, and tensors.",
     )
 
 

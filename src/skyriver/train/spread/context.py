@@ -20,7 +20,7 @@ from skyriver.core.curves import number
 from skyriver.core.errors import InvalidInput, JobFailed
 from skyriver.core.spec_augment import AugmentSpec
 from skyriver.train.data import TrainingData
-from skyriver.train.spread.checkpoints import Saver, check_fits, path_of, read
+from skyriver.train.spread.checkpoints import Saver, check_fits, check_keeps, path_of, read
 from skyriver.train.spread.feeding import Feeder, Part, source
 from skyriver.train.spread.gradients import Buckets, Parts, Shards
 from skyriver.train.spread.group import BrokenGroup, Group
@@ -190,6 +190,7 @@ class Context:
         order = self._order = fed.order
         self._data = fed.identity
         feeder = self._feeder = Feeder(fed)
+        check_keeps(self.snapshot())
         self._member.say("plan", order.steps, order.batch)
         try:
             self._check_batch_statistics(order)
