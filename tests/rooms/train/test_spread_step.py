@@ -38,6 +38,7 @@ from skyriver.train.spread.member import Member  # noqa: E402
 from skyriver.train.spread.pays import Timed  # noqa: E402
 from skyriver.train.spread.printed import Named  # noqa: E402
 from skyriver.train.spread.shards import rows_of_shard  # noqa: E402
+from skyriver.train.spread.step import Said, packed, unpacked  # noqa: E402
 from skyriver.train.spread.worker import _gpu  # noqa: E402
 
 ALONE = {"generation": 1, "members": (1,), "lost": False}
@@ -269,6 +270,36 @@ def test_what_is_told_is_the_mean_over_all_rows_of_a_step(line: Line) -> None:
         ctx.step()
     [beat] = [said for said in line.said() if said[0] == "beat" and len(said) > 2]
     assert beat[3]["number"] == pytest.approx(6.0)
+
+
+def test_what_is_told_of_some_parts_is_the_mean_over_their_rows(line: Line) -> None:
+    model, ctx = nn.Linear(1, 1), line.ctx(shards=4)
+    ctx.state(model, sgd(model))
+    x = torch.arange(16.0)[:, None]
+    for part, (xb,) in enumerate(ctx.steps((x,), 16, 1)):
+        if part in (1, 3):
+            ctx.report(number=len(xb) * part)
+        ctx.backward(model(xb).mean())
+        ctx.step()
+    [beat] = [said for said in line.said() if said[0] == "beat" and len(said) > 2]
+    assert beat[3]["number"] == pytest.approx(8.0)
+
+
+def test_names_that_all_reported_are_told_from_others() -> None:
+    def of(**told: float) -> list[float]:
+        return packed(Said(told={name: (value / 2, 0.5) for name, value in told.items()}), is_some=True)
+
+    def added(*all_of: list[float]) -> list[float]:
+        return [sum(each) for each in zip(*all_of, strict=True)]
+
+    none = packed(Said(), is_some=False)
+    assert unpacked(added(of(b=1, a=2), of(a=4, b=2)), ["b", "a"]) == {"a": 3.0, "b": 1.5}
+    assert unpacked(added(of(a=2), none), ["a"]) == {"a": 2.0}
+    assert unpacked(added(of(a=2), none), ["b"]) is None
+    assert unpacked(added(of(a=2), of(b=2)), ["a"]) is None
+    assert unpacked(added(of(a=2), of(a=2, b=2)), ["a"]) is None
+    assert unpacked(added(of(a=2), of()), ["a"]) is None
+    assert unpacked(added(of(), of()), []) == {}
 
 
 def test_a_training_that_is_soon_over_has_a_curve(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:

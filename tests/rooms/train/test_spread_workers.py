@@ -11,7 +11,7 @@ import random
 import signal
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -133,6 +133,8 @@ class Watched:
         self.changes: list[Change] = []
         self.steps: list[int] = []
         self.losses: list[float] = []
+        self.told: dict[int, Mapping[str, float]] = {}
+        """What was reported, by steps."""
         self.begun: list[int] = []
         """Steps that were done when a generation began."""
         context = {"shards": shards, "params": {"gates": gates, "folder": str(folder)}}
@@ -153,6 +155,7 @@ class Watched:
     def _beat(self, step: int, loss: float, told: Any) -> None:
         self.steps.append(step)
         self.losses.append(loss)
+        self.told[step] = told
 
     def run(self, meanwhile: Callable[[Watched], None] | None = None) -> bytes:
         failed: list[BaseException] = []
@@ -433,6 +436,34 @@ def test_who_has_no_rows_of_a_step_clips_its_gradient_too(tmp_path: Path, shards
     assert {path.read_bytes() for path in tmp_path.glob("model-*")} == {came}
     if shards:
         assert Watched(1, clips, folder=tmp_path).run() == came
+
+
+def reports(ctx: Context) -> Any:
+    """As `clips`; one of the workers reports something else now and then."""
+    torch.manual_seed(1)
+    model = nn.Linear(3, 1)
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    ctx.state(model, optimizer)
+    x = torch.arange(99.0).reshape(33, 3)
+    for (batch,) in ctx.steps((x,), 32, 2):
+        time.sleep(0.03)  # each step is told
+        ctx.report(rows=float(len(batch)), **({"more": 1.0} if ctx.committed == 2 and ctx.rank else {}))
+        ctx.backward(model(batch).mean())
+        ctx.step()
+    return model
+
+
+@pytest.mark.parametrize("shards", [0, 8], ids=["quick", "exact"])
+def test_what_is_reported_is_that_of_all_workers_by_its_name(tmp_path: Path, shards: int) -> None:
+    """The first of them has no rows of the last step of an epoch; of a step whose names differ nothing is told."""
+    watched = Watched(2, reports, folder=tmp_path, shards=shards)
+    watched.run()
+    assert {step: told.get("rows") for step, told in watched.told.items()} == {
+        1: 16.0 if not shards else 4.0,
+        2: 1.0,
+        3: None,
+        4: 1.0,
+    }
 
 
 def one_dies_as_they_begin(ctx: Context) -> Any:

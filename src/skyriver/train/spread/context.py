@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import math
 import random
 import time
@@ -28,7 +29,9 @@ from skyriver.train.spread.measuring import Stopwatch, pair_seconds
 from skyriver.train.spread.member import MEETING_S, Dismissed, Member
 from skyriver.train.spread.pays import About
 from skyriver.train.spread.shards import Order, key, rows_of_shard
-from skyriver.train.spread.step import SLOTS, Said, Step, check_slots
+from skyriver.train.spread.step import Said, Step, check_slots, packed, unpacked
+
+log = logging.getLogger(__name__)
 
 LONGEST_S: Final = 86_400
 _LOOP: Final = "for batch in ctx.steps(data, global_batch=256, epochs=3): ... ctx.backward(loss); ctx.step()"
@@ -97,6 +100,9 @@ class Context:
         """What the launcher wants to know of this generation, and was not told yet."""
         self._rows = 0
         """Of the part that was begun last."""
+        self._names: tuple[str, ...] = ()
+        """That the function reports."""
+        self._names_agree = True
 
     @property
     def rank(self) -> int:
@@ -241,11 +247,12 @@ class Context:
         self._of_step("end").ending = True
 
     def report(self, **values: float | Tensor) -> None:
-        """Of a batch, its mean: what the run shows is that over all rows of a step."""
+        """Of a batch, its mean: what the run shows is that over all rows of a step of whose batches it was reported."""
         now = self._of_step("report")
         for name, value in values.items():
             plain = number(name, value.detach() if isinstance(value, Tensor) else value)
-            now.part.told[name] = now.part.told.get(name, 0.0) + plain * now.weight
+            before, _ = now.part.told.get(name, (0.0, 0.0))
+            now.part.told[name] = before + plain * now.weight, now.weight
         check_slots(now.part.told)
 
     def alive(self, seconds: float = 0.0) -> None:
@@ -499,10 +506,10 @@ class Context:
         """Commits the step, whose last part is `last`; all do, or nobody does."""
         said = now.whole()
         clip = now.said[last].clip if last in now.said else 0.0  # who has no rows of the step knows none
-        extra = [said.loss, float(self._member.has_news()), float(now.ending), clip, *said.told.values()]
-        loss, changes, ends, clip, *told = parts.finish(extra + [0.0] * (SLOTS + 4 - len(extra)))
+        extra = [said.loss, float(self._member.has_news()), float(now.ending), clip]
+        loss, changes, ends, clip, *told = parts.finish([*extra, *packed(said, is_some=bool(now.said))])
         self._watch.lap("update" if self._member.group.is_alone else "reduce")
-        values = {"waited": round(self.waited, 4), **dict(zip(said.told, told, strict=False))}
+        values = {"waited": round(self.waited, 4), **self._means(told, said, is_some=bool(now.said))}
         if not math.isfinite(loss):
             parts.forget()
             self._member.note(self._step + 1, loss, values)
@@ -532,6 +539,20 @@ class Context:
             raise Dismissed
         if changes:
             self._meet()
+
+    def _means(self, told: Sequence[float], said: Said, *, is_some: bool) -> Mapping[str, float]:
+        """What was reported of the step: one without rows of it knows the names of the steps before."""
+        if is_some:
+            self._names = tuple(said.told)
+        means = unpacked(told, self._names)
+        if means is None and self._names_agree and self.rank == self.world - 1:  # who has rows of each step
+            self._names_agree = False
+            log.warning(
+                "Workers called ctx.report with different names in step %s. What was reported of such a step is not"
+                " shown: report the same names in each batch.",
+                self._step + 1,
+            )
+        return means or {}
 
     def _tell_times(self, order: Order, feeder: Feeder, parts: int) -> None:
         """Where the launcher asked for them; once."""

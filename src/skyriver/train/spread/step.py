@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import zlib
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -10,6 +11,7 @@ from skyriver.core.errors import InvalidInput
 
 SLOTS: Final = 8
 """Values that a step may report."""
+PACKED: Final = 2 + 2 * SLOTS
 
 
 @dataclass(slots=True)
@@ -17,7 +19,8 @@ class Said:
     """Of a part, by its share of the step's rows."""
 
     loss: float = 0.0
-    told: dict[str, float] = field(default_factory=dict)
+    told: dict[str, tuple[float, float]] = field(default_factory=dict)
+    """By name: (value times share, share) of the parts that reported it."""
     clip: float = 0.0
     """That of the last part, which has rows in each step, is the step's."""
 
@@ -44,13 +47,35 @@ class Step:
         found = Said()
         for said in self.said.values():
             found.loss += said.loss
-            for name, value in said.told.items():
-                found.told[name] = found.told.get(name, 0.0) + value
+            for name, (value, share) in said.told.items():
+                before = found.told.get(name, (0.0, 0.0))
+                found.told[name] = before[0] + value, before[1] + share
         check_slots(found.told)
         return found
 
 
-def check_slots(told: Mapping[str, float]) -> None:
+def packed(said: Said, *, is_some: bool) -> list[float]:
+    """What was reported, as PACKED numbers that are summed over all workers. `is_some`: this one had rows."""
+    values = [said.told[name] for name in sorted(said.told)]
+    padding = [0.0] * (2 * (SLOTS - len(values)))
+    return [float(is_some), float(is_some) * _mark(said.told), *(v for pair in values for v in pair), *padding]
+
+
+def unpacked(sums: Sequence[float], names: Iterable[str]) -> dict[str, float] | None:
+    """Means by name, over the rows of which a value was reported; None where not all workers reported `names`."""
+    some, marks, *pairs = sums
+    if marks != some * _mark(names):
+        return None
+    means = zip(sorted(names), pairs[::2], pairs[1::2], strict=False)
+    return {name: value / share for name, value, share in means if share}
+
+
+def _mark(names: Iterable[str]) -> int:
+    """Small enough that sums of it are exact in float32."""
+    return zlib.crc32("\0".join(sorted(names)).encode()) % 4_093 + 1
+
+
+def check_slots(told: Mapping[str, object]) -> None:
     """Raises InvalidInput (TOO_MANY_VALUES)."""
     if len(told) > SLOTS:
         raise InvalidInput(
