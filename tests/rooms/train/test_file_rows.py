@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+import subprocess
+import sys
 import tracemalloc
 from pathlib import Path
 from typing import Any
@@ -177,6 +179,32 @@ def test_a_file_that_is_damaged_inside(tmp_path: Path) -> None:
     data = path.read_bytes()
     path.write_bytes(data[:200] + b"\xff" * 2000 + data[2200:])
     assert refused_at(sr.rows(tmp_path, x=["a"])).code == "UNREADABLE_FILE"
+
+
+SHORT_OF_MEMORY = """
+import resource, sys
+import skyriver as sr
+from skyriver.core.errors import SkyriverError
+
+found = sr.rows(sys.argv[1], x=["a"])
+next(sr.rows(sys.argv[2], x=["a"]).batches(8))  # what reads has its threads
+held = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (held + 10_000_000, held + 10_000_000))
+try:
+    next(found.batches(8))
+except SkyriverError as error:
+    print(error.code, error.next_action)
+"""
+
+
+def test_memory_that_is_short_is_not_taken_for_a_bad_file(tmp_path: Path) -> None:
+    write(tmp_path, files=1)
+    numbers = np.random.default_rng(0).normal(size=4_000_000)
+    pl.DataFrame({"a": numbers}).write_parquet(tmp_path / "large.parquet")
+    command = [sys.executable, "-c", SHORT_OF_MEMORY, str(tmp_path / "large.parquet"), str(tmp_path / "part-0.parquet")]
+    told = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert told.startswith("OUT_OF_MEMORY")
+    assert "window=" in told
 
 
 def test_a_file_that_is_changed_or_gone_between_two_epochs(tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from skyriver.train.feed.augment import augmented
 from skyriver.train.feed.footer import NoFooter, read_footer
 from skyriver.train.feed.lanes import LANES, LaneOrder, Piece
 from skyriver.train.feed.windows import Windows
+from skyriver.train.memory import is_out_of_memory
 
 if TYPE_CHECKING:
     import polars as pl
@@ -359,6 +360,13 @@ def _line(error: object) -> str:
 
 
 def _unreadable(path: Path, why: object) -> InvalidInput | Unavailable:
+    if isinstance(why, BaseException) and is_out_of_memory(why):
+        return InvalidInput(
+            f"There is not enough memory to read {path.name}.",
+            code="OUT_OF_MEMORY",
+            where=str(path),
+            next_action=f"Hold fewer blocks, as sr.rows(..., window=8) ({WINDOW} unless given), or fewer workers=.",
+        )
     if isinstance(why, OSError) and not isinstance(why, FileNotFoundError):
         return Unavailable(
             f"{path.name} cannot be read now: {why.strerror or why}.",

@@ -310,7 +310,7 @@ class Launcher:
             raise JobFailed(
                 f"What a worker needs to join could not be handed to it, {HANDED_TRIES} times in a row: {why}.",
                 code="NOT_HANDED_OVER",
-                next_action="Look whether this machine swaps; declare more memory, or fewer workers=.",
+                next_action="See whether this machine swaps or has much other work; or declare fewer workers=.",
             )
 
     def _on_beat(
