@@ -661,6 +661,9 @@ def test_what_fails_says_so(how: str, capfd: pytest.CaptureFixture[str]) -> None
         assert failed.value.where.startswith("test_spread_workers.py:")
     if how == "memory":
         assert "global_batch=8 in" in failed.value.next_action
+    if how == "ends in a step":
+        assert "(perhaps there is not enough memory for its 16 rows)" in failed.value.message
+        assert "global_batch=8" in failed.value.next_action
     if how == "raises":
         assert capfd.readouterr().err.count("Traceback") == 1, "of the first of them alone"
 

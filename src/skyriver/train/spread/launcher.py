@@ -137,6 +137,8 @@ class Launcher:
         self._told_how: dict[str, int] = {}
         self._started_s = self._cut_at = 0.0
         """That a worker took to be ready; and when micro-batches became smaller for want of memory."""
+        self._batch = 0
+        """Rows of a step, once that is known."""
         self._store = _store()
         self._context = multiprocessing.get_context("forkserver")
         self._context.set_forkserver_preload(list(PRELOAD))
@@ -294,6 +296,7 @@ class Launcher:
             self._form((*self._members, worker.number), f"worker {worker.number} is ready")
 
     def _on_plan(self, worker: _Worker, steps: int, batch: int) -> None:
+        self._batch = batch
         self._plan(steps, batch)
 
     def _on_busy(self, worker: _Worker, seconds: float) -> None:
@@ -469,12 +472,14 @@ class Launcher:
         self._ends += 1
         self._ended.append(self._how(worker))
         if self._ends >= ENDS:
-            why = " (perhaps there is not enough memory)" if worker.process.exitcode == -signal.SIGKILL else ""
+            of = f" for its {self._batch:,} rows" if self._batch else ""
+            why = f" (perhaps there is not enough memory{of})" if worker.process.exitcode == -signal.SIGKILL else ""
+            smaller = f"write global_batch={self._batch // 2}" if self._batch > 1 else "halve global_batch"
             raise JobFailed(
                 f"{ENDS} workers ended one after another, and no step after {self._furthest} was done: "
                 f"{', '.join(f'{n} {how}' for how, n in Counter(self._ended).items())}{why}.",
                 code="WORKERS_END",
-                next_action="The log of the job has what they printed; where memory was short, halve global_batch.",
+                next_action=f"The log of the job has what they printed; where memory was short, {smaller}.",
             )
 
     def _how(self, worker: _Worker) -> str:
