@@ -15,7 +15,7 @@ from torch import nn
 
 from skyriver.train.spread.shards import TreeSum
 
-BATCH = {"mlp": 256, "transformer": 64}
+BATCH = {"mlp": 256, "transformer": 32}
 """Rows of a step, for each of the two workers where there are two."""
 
 

@@ -395,7 +395,7 @@ def _whole(model: str, steps: int) -> bytes:
 
 
 def scaling(document: Document, models: Sequence[str], quick: bool) -> None:
-    rounds, seconds = (1, 5.0) if quick else (3, 10.0)
+    rounds, seconds = (1, 5.0) if quick else (3, 6.0)
     for model in models:
         found: dict[str, list[float]] = {}
         steps = WARM_UP + max(5, round(seconds / _step_seconds(model)))
@@ -431,7 +431,7 @@ def _plain_alone(model: str, steps: int) -> list[float]:
 def _rows_per_second(model: str, workers: int, shards: int, steps: int, *, batches: int = 1, threads: int = 1) -> float:
     """`batches`: the rows of a step, in BATCH."""
     with tempfile.TemporaryDirectory() as folder:
-        params = {"model": model, "told": folder, "batches": batches, "steps": steps}
+        params = {"model": model, "told": folder, "batches": batches, "steps": steps, "end_at": steps}
         settings = {"threads": threads, "context": {"shards": shards, "params": params}}
         Launcher(train, digest, workers, settings).run()
         found = [step for step in Steps(Path(folder)).look() if step.world == workers]
