@@ -95,7 +95,7 @@ class Tracking:
                 return
             self._fresh = False
             self._look(now)
-            line = self._line() if now >= self._next_line or self._is_last else ""
+            line = self._line() if now >= self._next_line or self._is_last_untold else ""
         if line:
             self._next_line = now + min(max(FIRST_LINE_S, (now - self._began) / LINES), LONGEST_LINE_S)
             self._say(line)
@@ -109,7 +109,7 @@ class Tracking:
         if self._thread is not None:
             self._thread.join()
         self.flush()
-        if self._thread is not None and self._line_of[0] != self._curves.step:
+        if self._thread is not None and self._is_untold:
             self._say(self._line())
 
     def _begin(self) -> None:
@@ -144,9 +144,14 @@ class Tracking:
         self._curves.take({name: self.now[name] for name in shown if name in self.now})
 
     @property
-    def _is_last(self) -> bool:
+    def _is_untold(self) -> bool:
+        """The newest step is in no line yet."""
+        return self._line_of[0] != self._curves.step
+
+    @property
+    def _is_last_untold(self) -> bool:
         """Told at once: what comes after the training may take long, and prints lines of its own."""
-        return self._curves.step == self._curves.of != 0 and self._line_of[0] != self._curves.step
+        return self._curves.step == self._curves.of != 0 and self._is_untold
 
     def _line(self) -> str:
         self._line_of = (self._curves.step, self._curves.samples)

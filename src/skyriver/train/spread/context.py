@@ -504,12 +504,12 @@ class Context:
 
     def _finish(self, parts: Parts, now: Step, begun: float, last: int, *, is_last: bool) -> None:
         """Commits the step, whose last part is `last`; all do, or nobody does."""
-        said = now.whole()
+        said, is_some = now.whole(), bool(now.said)
         clip = now.said[last].clip if last in now.said else 0.0  # who has no rows of the step knows none
         extra = [said.loss, float(self._member.has_news()), float(now.ending), clip]
-        loss, changes, ends, clip, *told = parts.finish([*extra, *packed(said, is_some=bool(now.said))])
+        loss, changes, ends, clip, *told = parts.finish([*extra, *packed(said, is_some=is_some)])
         self._watch.lap("update" if self._member.group.is_alone else "reduce")
-        values = {"waited": round(self.waited, 4), **self._means(told, said, is_some=bool(now.said))}
+        values = {"waited": round(self.waited, 4), **self._means(told, said, is_some=is_some)}
         if not math.isfinite(loss):
             parts.forget()
             self._member.note(self._step + 1, loss, values)

@@ -11,7 +11,6 @@ from skyriver.core.errors import InvalidInput
 
 SLOTS: Final = 8
 """Values that a step may report."""
-PACKED: Final = 2 + 2 * SLOTS
 
 
 @dataclass(slots=True)
@@ -55,7 +54,8 @@ class Step:
 
 
 def packed(said: Said, *, is_some: bool) -> list[float]:
-    """What was reported, as PACKED numbers that are summed over all workers. `is_some`: this one had rows."""
+    """What was reported, as numbers that are summed over all workers: as many whatever it is. `is_some`: this one had
+    rows."""
     values = [said.told[name] for name in sorted(said.told)]
     padding = [0.0] * (2 * (SLOTS - len(values)))
     return [float(is_some), float(is_some) * _mark(said.told), *(v for pair in values for v in pair), *padding]
