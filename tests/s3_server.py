@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-import random
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -16,6 +14,7 @@ from pathlib import Path
 
 import obstore
 import pytest
+from free_ports import free_port
 from obstore.exceptions import BaseError
 from obstore.store import S3Store
 
@@ -24,6 +23,8 @@ from skyriver.adapters.s3.objects import S3Place
 DEADLINE_S = 120
 BUCKET = "exam"
 _PORTS = ("master.port", "filer.port", "volume.port", "s3.port", "admin.port")
+_OWN_PROTOCOL = 10_000
+"""The server takes each port plus this one for its own protocol."""
 
 
 def program() -> Path:
@@ -42,7 +43,7 @@ class S3Server:
     def __init__(self) -> None:
         self.program = program()
         self.folder = Path(tempfile.mkdtemp(prefix="s3-"))
-        self.ports = dict(zip(_PORTS, _free_ports(), strict=True))
+        self.ports = {name: free_port(also=(_OWN_PROTOCOL,)) for name in _PORTS}
         self.process: subprocess.Popen[bytes] | None = None
         self.start()
 
@@ -113,17 +114,3 @@ class S3Server:
     def close(self) -> None:
         self.kill()
         shutil.rmtree(self.folder, ignore_errors=True)
-
-
-def _free_ports() -> list[int]:
-    """The server takes each port plus 10,000 for its own protocol: both must be free, and no connection be given one of
-    them before the server is up (see `free_port`)."""
-    found: list[int] = []
-    for port in random.SystemRandom().sample(range(15_000, 22_000), 1_000):
-        with socket.socket() as one, socket.socket() as other, suppress(OSError):
-            one.bind(("127.0.0.1", port))
-            other.bind(("127.0.0.1", port + 10_000))
-            found.append(port)
-        if len(found) == len(_PORTS):
-            return found
-    raise OSError("a thousand ports are in use")
