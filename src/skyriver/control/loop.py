@@ -110,6 +110,7 @@ class ControlLoop:
         self._offset = self._started - clock.monotonic()
         self._snapshot = Snapshot({}, {}, {}, self._started)
         self._health = Health(0, 0, {}, 0, 0)
+        self._looked = threading.Event()
         self._wake = threading.Event()
         self._stop = threading.Event()
 
@@ -127,6 +128,11 @@ class ControlLoop:
 
     def health(self) -> Health:
         return self._health
+
+    def await_look(self, seconds: float) -> None:
+        """Until a pass has looked at what runs, or was given up; at most so long. Before that `snapshot` knows of no
+        process, though those of a control plane before this one may live."""
+        self._looked.wait(seconds)
 
     def wake(self) -> None:
         self._wake.set()
@@ -155,6 +161,7 @@ class ControlLoop:
                 failed = Internal(f"{type(error).__name__}: {error}", next_action="Report it with control.log.")
                 if self._tell("pass", failed):
                     log.exception("pass failed")
+            self._looked.set()
             self._wake.wait(PASS_SECONDS)
 
     def run_pass(self) -> bool:
@@ -165,6 +172,7 @@ class ControlLoop:
             revision, rows = self._load()
             seen = Snapshot(rows, self._compute.observe(), self._sessions(), now, self._started, self._aside.told())
             self._snapshot = seen  # also of a pass that is given up: whoever asks is told what is
+            self._looked.set()
             plan = reconcile(seen, self._kinds, skip=self._aside.resting(rows, now))
             committed = self._commit(plan, now, revision)
         except SkyriverError as error:

@@ -111,6 +111,8 @@ from skyriver.wiring.system_watch import SystemWatcher
 from skyriver.wiring.watched import CONTROL
 
 SUPERVISOR_CHECK_SECONDS: Final = 1.0
+LOOK_SECONDS: Final = 10.0
+"""For the first look at what runs; the API is there without it, too."""
 
 log = logging.getLogger("skyriver.control")
 
@@ -431,6 +433,7 @@ async def _run(home: Home, address: str, leader: Leader | None) -> None:
     passes.start()  # before the API: what runs is looked after at once
     try:
         api = create_api(cloud)
+        await asyncio.to_thread(loop.await_look, LOOK_SECONDS)  # else who asks first is told that nothing runs
         ready |= {"ready": True, "port": port, "troubles": [p.to_problem() for p in loop.health().problems.values()]}
         watcher.start()
         scaler.start()
