@@ -105,10 +105,13 @@ if not set({started}).isdisjoint(sys.argv[1:4]):
 connection = socket.socket(socket.AF_UNIX)
 connection.connect({door!r})
 data = json.dumps(dict(argv=sys.argv, cwd=os.getcwd(), env=dict(os.environ))).encode()
+passed = signal.SIGINT, signal.SIGTERM, signal.SIGHUP
+signal.pthread_sigmask(signal.SIG_BLOCK, passed)  # the command may be seen to run before the next lines do
 socket.send_fds(connection, [len(data).to_bytes(4, "big")], [0, 1, 2])
 connection.sendall(data)
-for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+for number in passed:
     signal.signal(number, lambda number, _: connection.send(bytes([number])))
+signal.pthread_sigmask(signal.SIG_UNBLOCK, passed)
 code = int.from_bytes(connection.recv(4, socket.MSG_WAITALL), "big", signed=True)
 if code < 0:
     signal.signal(-code, signal.SIG_DFL)
