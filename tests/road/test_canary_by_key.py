@@ -33,15 +33,18 @@ app.model(
 """
 SECONDS = 90.0
 KEYS = 400
+PAUSE = 0.05
+"""In the first step, which goes on after some hundred answers of the candidate: who looks comes while it lasts."""
 
 
 class Load:
     """Four clients that ask for one customer after the other, over connections that stay open; of eleven requests one
-    has no key. What each key met is kept in its order."""
+    has no key. What each key met is kept in its order. `pause` is between two requests of a client."""
 
     def __init__(self, cloud: Cloud) -> None:
         self._cloud = cloud
         self._stop = threading.Event()
+        self.pause = 0.0
         self.statuses: Counter[int] = Counter()
         self.met: dict[str, list[int]] = defaultdict(list)
         self.without: set[int] = set()
@@ -65,6 +68,7 @@ class Load:
                     seen.append(told.get("version"))
             else:
                 self.without.add(told.get("version"))
+            self._stop.wait(self.pause)
         connection.close()
 
     def __enter__(self) -> Load:
@@ -96,6 +100,7 @@ def test_a_key_stays_with_its_version_and_moves_once(cloud: Cloud) -> None:
     places = {f"customer {n}": place_of(key_of(f"customer {n}"), 2) for n in range(KEYS)}
     with Load(cloud) as load:
         wait_for(lambda: len(load.met) == KEYS, "all keys", SECONDS)
+        load.pause = PAUSE
         deploy(cloud, "0.5001")
 
         def at_first_step() -> bool:
@@ -106,6 +111,7 @@ def test_a_key_stays_with_its_version_and_moves_once(cloud: Cloud) -> None:
         assert load.without == {1}, "who has no key stays with the champion"
         shown = rollout(cloud)
         assert (shown["state"], shown["status"]["shown"]["by_key"]) == ("CANARY", True)
+        load.pause = 0.0
         wait_for(lambda: rollout(cloud)["state"] == "DONE", "version 2 to take over", SECONDS)
         wait_for(lambda: all(versions[-1] == 2 for versions in load.met.values()), "all keys to follow", SECONDS)
     assert set(load.statuses) == {200}, load.statuses

@@ -100,7 +100,12 @@ def test_one_replica_becomes_two_and_one_again_and_no_request_is_lost(prices: Cl
         wait_for(lambda: serving(prices) == 1, "one replica", SECONDS)
         time.sleep(0.5)  # the one that goes has answered what it had
     assert (few.statuses.keys(), many.statuses.keys()) == ({200}, {200})
-    changes = row(prices, "scalings")["status"]["changes"]
+
+    def settled() -> list[dict[str, Any]] | None:
+        made: list[dict[str, Any]] = row(prices, "scalings")["status"]["changes"]
+        return made if made[-1]["to"] == serving(prices) == 1 else None
+
+    changes = wait_for(settled, "one replica, for nobody asks any more", SECONDS)
     # Where the machine does much else few clients may be answered late, too: then there is a second one for a while.
     assert [(change["from"], change["to"]) for change in changes] == [(1, 2), (2, 1)] * (len(changes) // 2)
     assert 2 <= len(changes) <= 8
