@@ -25,7 +25,7 @@ from torch import nn  # noqa: E402
 from torch.distributed import HashStore  # noqa: E402
 
 from skyriver.core.errors import JobFailed  # noqa: E402
-from skyriver.train.spread.checkpoints import Checkpoints  # noqa: E402
+from skyriver.train.spread.checkpoints import Checkpoints, read, write  # noqa: E402
 from skyriver.train.spread.context import Context  # noqa: E402
 from skyriver.train.spread.group import form  # noqa: E402
 from skyriver.train.spread.launcher import Change, Launcher, Stopped, _Worker  # noqa: E402
@@ -116,6 +116,11 @@ def digest(ctx: Context, model: Any) -> bytes:
     return f"{ctx.committed} {found.hexdigest()}".encode()
 
 
+def slow_digest(ctx: Context, model: Any) -> bytes:
+    wait_at(Path(ctx.params["folder"]), STEPS)
+    return digest(ctx, model)
+
+
 class Watched:
     """A launcher in this process, and what it told; `meanwhile` runs beside it, in a thread."""
 
@@ -127,6 +132,7 @@ class Watched:
         gates: Sequence[int] = (),
         folder: Path = Path(),
         shards: int = 8,
+        hand_over: Callable[[Context, Any], bytes] = digest,
         **given: Any,
     ) -> None:
         self.folder = folder
@@ -140,7 +146,7 @@ class Watched:
         context = {"shards": shards, "params": {"gates": gates, "folder": str(folder)}}
         self.launcher = Launcher(
             function,
-            digest,
+            hand_over,
             workers,
             {"context": context},
             on_beat=self._beat,
@@ -204,6 +210,12 @@ class Watched:
     @property
     def sizes(self) -> list[int]:
         return [change.workers for change in self.changes]
+
+
+@pytest.fixture(autouse=True)
+def _together(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All begin together, also where two processes that import torch need half a minute."""
+    monkeypatch.setattr("skyriver.train.spread.launcher.TOGETHER_S", DEADLINE_S)
 
 
 @pytest.fixture(scope="module")
@@ -309,6 +321,18 @@ def test_who_hangs_is_ended_and_who_waits_for_it_is_not(alone: bytes, tmp_path: 
     assert watched.run(hang) == alone
     assert watched.sizes[:2] == [2, 1]
     assert "hung and was ended" in watched.changes[1].why
+
+
+def test_who_hands_over_may_take_its_time(alone: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def wait(watched: Watched) -> None:
+        watched.at(STEPS, 1)
+        monkeypatch.setattr("skyriver.train.spread.launcher.FIRST_STEP_S", 0.5)
+        time.sleep(2.0)  # in which it would be ended
+        watched.open(STEPS)
+
+    watched = Watched(1, hand_over=slow_digest, folder=tmp_path)
+    assert watched.run(wait) == alone
+    assert watched.sizes == [1]
 
 
 def test_one_more_and_one_fewer_at_the_end_of_a_step(alone: bytes, tmp_path: Path) -> None:
@@ -464,6 +488,32 @@ def test_what_is_reported_is_that_of_all_workers_by_its_name(tmp_path: Path, sha
         3: None,
         4: 1.0,
     }
+
+
+def the_first_is_late(ctx: Context) -> Any:
+    """To say what came of the last step, which the second has done before."""
+    model = nn.Linear(1, 1)
+    ctx.state(model, torch.optim.SGD(model.parameters(), 0.1))
+    tell = ctx._member.beat
+
+    def late(*what: Any, **more: Any) -> None:
+        time.sleep(1.0)
+        tell(*what, **more)
+
+    for (x,) in ctx.steps((torch.ones(8, 1),), 8, 6):
+        if ctx.committed == 5 and ctx.rank == 0:
+            ctx._member.beat = late  # type: ignore[method-assign]
+        ctx.report(weight=model.weight)
+        ctx.backward(model(x).mean())
+        ctx.step()
+    return model
+
+
+def test_what_came_of_the_last_step_is_told() -> None:
+    watched = Watched(2, the_first_is_late)
+    watched.run()
+    assert watched.steps[-1] == 6
+    assert "weight" in watched.told[6]
 
 
 def one_dies_as_they_begin(ctx: Context) -> Any:
@@ -723,13 +773,40 @@ def test_one_that_dies_while_it_hands_over_leaves_nothing_and_another_one_does()
     first = _Worker(1, Ended(), Ended(), ready=True)  # type: ignore[arg-type]
     second = _Worker(2, Ended(), theirs, ready=True)  # type: ignore[arg-type]
     launcher._workers, launcher._members = {1: first, 2: second}, (1, 2)
-    launcher._on_done(first, STEPS)
     launcher._on_done(second, STEPS)
+    assert not ours.poll(), "the first, which tells what came of the last step, is not done"
+    launcher._on_done(first, STEPS)
     launcher._on_part(first, bytes(100))
     launcher._gone(first)
     assert launcher._parts == {}
     said = [ours.recv()[0] for _ in range(2)]
     assert said == ["generation", "hand over"]
+
+
+def test_a_checkpoint_is_read_once_however_often_they_begin_from_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    launcher = Launcher(train, digest, 1, checkpoints=tmp_path)
+    kept = launcher.checkpoints
+    assert kept is not None
+    assert launcher._newest() is None
+    seen: list[Path] = []
+
+    def counted(path: Path) -> Any:
+        seen.append(path)
+        return read(path)
+
+    monkeypatch.setattr("skyriver.train.spread.checkpoints.read", counted)
+    first, second = (kept.publish(write(tmp_path, {"step": step}, worker=1)) for step in (1, 2))
+    assert launcher._newest() == launcher._newest() == second
+    third = kept.publish(write(tmp_path, {"step": 3}, worker=1))
+    assert launcher._newest() == third
+    third.write_bytes(b"")
+    launcher._verified = None  # as after a start
+    assert launcher._newest() == launcher._newest() == second
+    assert seen == [second, third, third, second]
+    second.unlink()
+    assert launcher._newest() == first
 
 
 def test_an_attempt_whose_checkpoints_are_gone_does_not_go_on(tmp_path: Path) -> None:

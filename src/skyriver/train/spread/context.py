@@ -29,6 +29,7 @@ from skyriver.train.spread.measuring import Stopwatch, pair_seconds
 from skyriver.train.spread.member import MEETING_S, Dismissed, Member
 from skyriver.train.spread.pays import About
 from skyriver.train.spread.shards import Order, key, rows_of_shard
+from skyriver.train.spread.state import State
 from skyriver.train.spread.step import Said, Step, check_slots, packed, unpacked
 
 log = logging.getLogger(__name__)
@@ -80,10 +81,7 @@ class Context:
             )
         self._shards = shards
         self._saver = Saver(Path(checkpoints), every_s, worker) if checkpoints else None
-        self._modules: dict[str, torch.nn.Module] = {}
-        self._optimizers: dict[str, torch.optim.Optimizer] = {}
-        self._schedulers: dict[str, Any] = {}
-        self._more: dict[str, Any] = {}
+        self._state = State()
         self._parts: Parts | None = None
         self._step = 0
         self._fresh = True
@@ -126,7 +124,7 @@ class Context:
     @property
     def can_cut(self) -> bool:
         """Whether smaller batches would do for what is being worked on."""
-        return self._rows > 1 and not self._shards and not self._has_batch_statistics
+        return self._rows > 1 and not self._shards and not self._state.has_batch_statistics
 
     @property
     def committed(self) -> int:
@@ -152,15 +150,8 @@ class Context:
             raise InvalidInput(
                 "ctx.state was called twice.", code="NO_STATE", next_action="Call it once, with all there is."
             )
-        for place, thing in [*enumerate(things), *named.items()]:
-            self._kind_of(thing)[str(place)] = thing
-        for what, there in (("module", self._modules), ("optimizer", self._optimizers)):
-            if not there:
-                raise InvalidInput(
-                    f"ctx.state got no {what}.", code="NO_STATE", next_action="Give both: ctx.state(model, optimizer)."
-                )
-        self._check_device()
-        modules = self._modules.values()
+        self._state.add({str(place): thing for place, thing in enumerate(things)} | named, self.device)
+        modules = self._state.modules.values()
         self._parts = Shards(modules, self._shards) if self._shards else Buckets(modules)
 
     def steps(
@@ -226,14 +217,7 @@ class Context:
         """Call it in each turn of the loop: the optimizers step once all parts of the step are summed. `clip`: the most
         that the norm of the whole gradient may be; 0: whatever it is."""
         now = self._of_step("step")
-        known = list(self._optimizers.values())
-        if optimizer is not None and (len(known) > 1 or known[0] is not optimizer):
-            told = "one of several optimizers" if len(known) > 1 else "an optimizer that ctx.state was not given"
-            raise InvalidInput(
-                f"ctx.step got {told}.",
-                code="NO_STATE",
-                next_action="Write ctx.step(): all of ctx.state step together.",
-            )
+        self._state.check_steps(optimizer)
         if now.stepped:
             raise InvalidInput(
                 "ctx.step was called twice in one turn of the loop.",
@@ -299,10 +283,7 @@ class Context:
         """All that a worker needs to go on from here."""
         return {
             "step": self._step,
-            "modules": {name: m.state_dict() for name, m in self._modules.items()},
-            "optimizers": {name: o.state_dict() for name, o in self._optimizers.items()},
-            "schedulers": {name: s.state_dict() for name, s in self._schedulers.items()},
-            "more": {name: m.state_dict() for name, m in self._more.items()},
+            **self._state.snapshot(),
             "of": self._identity(),
         }
 
@@ -325,41 +306,12 @@ class Context:
         """A batch of one row has none: torch refuses it, at the end of the first epoch."""
         least = min(order.count(step) for step in (0, order.steps_of_epoch - 1))
         parts = self._shards or self.world
-        if self._has_batch_statistics and least < 2 * parts:
+        if self._state.has_batch_statistics and least < 2 * parts:
             raise InvalidInput(
                 f"The last step of an epoch has {least} rows, cut into {parts} parts: too few for batch statistics.",
                 code="BAD_STEPS",
                 next_action="ctx.steps(..., drop_last=True), or another global_batch.",
             )
-
-    @property
-    def _has_batch_statistics(self) -> bool:
-        every = [inner for module in self._modules.values() for inner in module.modules()]
-        return any(isinstance(inner, torch.nn.modules.batchnorm._BatchNorm) for inner in every)
-
-    def _check_device(self) -> None:
-        elsewhere = {p.device.type for m in self._modules.values() for p in m.parameters()} - {self.device.type}
-        if elsewhere:
-            raise InvalidInput(
-                f"The model is on {', '.join(sorted(elsewhere))}, and this worker's device is {self.device}.",
-                code="NO_DEVICE",
-                next_action="model.to(ctx.device), before its optimizer is made; batches come there by themselves.",
-            )
-
-    def _kind_of(self, thing: Any) -> dict[str, Any]:
-        if isinstance(thing, torch.nn.Module):
-            return self._modules
-        if isinstance(thing, torch.optim.Optimizer):
-            return self._optimizers
-        if isinstance(thing, torch.optim.lr_scheduler.LRScheduler):
-            return self._schedulers
-        if hasattr(thing, "state_dict") and hasattr(thing, "load_state_dict"):
-            return self._more
-        raise InvalidInput(
-            f"ctx.state: {type(thing).__name__} has no state_dict and load_state_dict.",
-            code="NO_STATE",
-            next_action="Give modules, optimizers, schedulers; anything else with these two methods.",
-        )
 
     def _enter(self) -> None:
         self._member.say("ready", self._step)
@@ -384,7 +336,7 @@ class Context:
             self._parts.cuts = self._member.cuts
         if self._fresh and (start := self._member.checkpoint):
             state = read(Path(start))
-            check_fits(state, self._modules, self._optimizers, self._identity(), start)
+            check_fits(state, self._state.modules, self._state.optimizers, self._identity(), start)
             self._load(state)
         root, same = group.furthest(self._step, fresh=self._fresh)
         self._fresh = False
@@ -398,15 +350,7 @@ class Context:
         if self._parts is not None and self._broken_off is not None:
             self._parts.forget()
             self._broken_off = None
-        of = {
-            "modules": self._modules,
-            "optimizers": self._optimizers,
-            "schedulers": self._schedulers,
-            "more": self._more,
-        }
-        for kind, things in of.items():
-            for name, thing in things.items():
-                thing.load_state_dict(state[kind][name])
+        self._state.load(state)
         self._step = int(state["step"])
 
     # One step
@@ -522,11 +466,7 @@ class Context:
         if clip:
             torch.nn.utils.clip_grad_norm_(parts.parameters, clip)
         self._seed(self._step, -1)  # an optimizer may draw random numbers too
-        for optimizer in self._optimizers.values():
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-        for scheduler in self._schedulers.values():
-            scheduler.step()
+        self._state.update()
         self._watch.lap("update")
         if self._to_measure:
             self._watch.step()
@@ -569,7 +509,7 @@ class Context:
             left=order.steps - self._step,
             pair_s=pair_seconds(size, dtype) if pair else 0.0,
             last=self._parts.last,
-            can_cut=not self._has_batch_statistics,
+            can_cut=not self._state.has_batch_statistics,
         )
         self._to_measure = ""
         self._member.say("timed", self._member.group.generation, timed, about)

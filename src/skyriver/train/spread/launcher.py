@@ -159,8 +159,12 @@ class Launcher:
         """Generations since then in which the state did not come to all."""
         self._ended: deque[str] = deque(maxlen=ENDS)
         """How, the last of those that ended."""
+        self._asked = 0
+        """Who was, for what it came to."""
         self._parts: dict[int, list[bytes]] = {}
         """Of what a worker hands over."""
+        self._verified: Path | None = None
+        """A checkpoint that was read whole."""
         self._result: bytes | None = None
         self._stop_by: float | None = None
         self._told_to_stop = False
@@ -394,8 +398,15 @@ class Launcher:
         if worker.number not in self._members:
             return
         worker.done = True
-        if sum(w.done for w in self._workers.values()) == 1:
-            self._say(worker, ("hand over",))
+        self._ask()
+
+    def _ask(self) -> None:
+        """For what it came to: the first member, which alone tells what came of the steps. Where another one is done
+        before, this one is still in the last step, and needs the others for it."""
+        first = self._workers.get(self._members[0]) if self._members else None
+        if first is not None and first.done and first.number != self._asked:
+            self._asked = first.number
+            self._say(first, ("hand over",))
 
     def _on_part(self, worker: _Worker, part: bytes) -> None:
         self._parts.setdefault(worker.number, []).append(part)
@@ -451,11 +462,7 @@ class Launcher:
                 self._members = left
                 return
             self._form(left, f"worker {worker.number} {self._how(worker)}", lost=True)
-        if worker.done and self._result is None:
-            for other in self._workers.values():
-                if other.done:
-                    self._say(other, ("hand over",))
-                    break
+        self._ask()
 
     def _begin(self) -> None:
         """The first generation, and one after all are gone."""
@@ -493,10 +500,12 @@ class Launcher:
         bound to it."""
         if self._checkpoints is None:
             return None
-        found, wrong = self._checkpoints.usable()
-        for error in wrong:
-            log.warning("%s", error)
-        return found
+        newest = next(self._checkpoints.newest(), None)
+        if newest is None or newest != self._verified:  # to read a large one takes long, and nobody is heard meanwhile
+            self._verified, wrong = self._checkpoints.usable()
+            for error in wrong:
+                log.warning("%s", error)
+        return self._verified
 
     def _form(self, members: tuple[int, ...], why: str, *, lost: bool = False) -> None:
         """`lost`: nobody waits for the end of a step, for it does not come."""
@@ -551,15 +560,16 @@ class Launcher:
             if worker.process.is_alive():
                 os.kill(worker.process.pid or 0, signal.SIGKILL)
                 worker.process.join(5.0)
-            self._keep_last(worker)
+            self._hear_last(worker)
 
-    def _keep_last(self, worker: _Worker) -> None:
-        """The checkpoint that it wrote before the error of another was heard."""
+    def _hear_last(self, worker: _Worker) -> None:
+        """What it said before the result, or the error, of another was heard: the checkpoint that it wrote, and what
+        came of the last steps."""
         with contextlib.suppress(EOFError, OSError, JobFailed):
             while worker.pipe.poll():
                 kind, *what = worker.pipe.recv()
-                if kind == "checkpoint":
-                    self._on_checkpoint(worker, *what)
+                if kind in ("checkpoint", "points", "beat"):
+                    getattr(self, f"_on_{kind}")(worker, *what)
 
 
 def _store() -> TCPStore:

@@ -20,6 +20,8 @@ POINT_S: Final = BEAT_S / 32
 """Between two steps of which it is told what came of them: a short training has a curve too, and messages are small."""
 LOOK_S: Final = 0.05
 """Between two looks for news within a step: one costs as much as a thousandth of a small micro-batch."""
+HANDING_S: Final = 3_600.0
+"""To make what the training came to: an export of a large model, with its check, which cannot say that it goes on."""
 MOST_HANDED: Final = 2 << 30
 PART_BYTES: Final = 12_000
 """With what is around it less than a page of pages, which goes through a socket at once."""
@@ -191,6 +193,7 @@ class Member:
         elif kind == "stop":
             self.stopping = True
         elif kind == "hand over":
+            self.busy(HANDING_S)
             self._hand(self.hand_over())
         elif kind == "over":
             raise Dismissed

@@ -67,7 +67,9 @@ def work(
         came = function(ctx)
         ctx.stay(lambda: hand_over(made, came))
     except Dismissed:
-        pass
+        with contextlib.suppress(OSError):
+            if ctx is not None:
+                ctx.tell_noted()
     except (EOFError, BrokenPipeError, ConnectionResetError):  # nobody is there who would want to know
         os._exit(1)
     except BaseException as error:
