@@ -36,10 +36,13 @@ def test_a_replica_that_ends_again_and_again_is_told_with_its_cause(cloud: Cloud
     (cloud.home / "sinks").rename(cloud.home / "alerts")
     assert cloud.json("alert", "test", "ops")["taken"] is True
     cloud.wait_ready()
-    assert "Nothing is wrong that is known." in cloud.command("incident", "list").succeeded().err
+    told = cloud.command("incident", "list").succeeded()
+    assert "Nothing is wrong that is known." in told.err or "price" not in told.out
 
     def ended() -> dict[str, Any] | None:
-        found: list[dict[str, Any]] = cloud.json("incident", "list")
+        """Of the service: a machine that does much else may have incidents of its own."""
+        listed = cloud.json("incident", "list")
+        found = [i for i in listed if any("price" in c["subject"] for c in i["status"]["conditions"])]
         if not found and (pid := cloud.processes().get("price-1-1")):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
@@ -49,14 +52,14 @@ def test_a_replica_that_ends_again_and_again_is_told_with_its_cause(cloud: Cloud
     incident = wait_for(ended, "an incident")
     assert incident["status"]["causes"][0]["kind"] == "death"
     assert incident["status"]["causes"][0]["subject"] == "default:replica/price-1-1"
-    wait_for(lambda: len(receiver.acted) >= 2, "it is told")
-    told = receiver.acted[1]
-    assert (told["type"], told["data"]["incident"], receiver.unsigned) == ("incident.opened", "incident-1", 0)
-    assert "price-1-1" in told["text"]
-    shown = cloud.command("incident", "get", "incident-1").succeeded().out
+    name = incident["name"]
+    opened = wait_for(lambda: [a for a in receiver.acted if a["data"].get("incident") == name], "it is told")[0]
+    assert (opened["type"], receiver.unsigned) == ("incident.opened", 0)
+    assert "price-1-1" in opened["text"]
+    shown = cloud.command("incident", "get", name).succeeded().out
     assert "LIKELY BECAUSE" in shown
-    cloud.command("incident", "ack", "incident-1", "--why", "I look").succeeded()
-    assert cloud.json("incident", "get", "incident-1")["state"] == "ACKNOWLEDGED"
-    refused = cloud.command("incident", "ack", "incident-1")
+    cloud.command("incident", "ack", name, "--why", "I look").succeeded()
+    assert cloud.json("incident", "get", name)["state"] == "ACKNOWLEDGED"
+    refused = cloud.command("incident", "ack", name)
     assert (refused.code, "REFUSED_TRANSITION" in refused.err) == (6, True)
     receiver.close()

@@ -362,15 +362,22 @@ def test_at_the_end_nothing_holds_it_up(start: Callable[..., ReplicaProcess]) ->
 
 
 def turns_of(process: ReplicaProcess, seconds: float) -> int:
-    """How many turns take so long, found by trying; also teaches the replica that this model is slow."""
-    turns = 50_000
+    """How many turns take so long, found by trying; also teaches the replica that this model is slow. By what the
+    processor did: with a wait in it a few turns would seem to take long."""
+    assert process.child is not None
+    turns, clock = 50_000, Path(f"/proc/{process.child.pid}/stat")
     while True:
-        started = time.monotonic()
+        before = cpu_seconds(clock)
         assert process.ask("POST", "/predict", {"turns": turns}).json["count"] == turns
-        took = time.monotonic() - started
+        took = cpu_seconds(clock) - before
         if took > 0.1:
             return int(turns * seconds / took)
         turns *= 2
+
+
+def cpu_seconds(stat: Path) -> float:
+    user, system = stat.read_text().rpartition(")")[2].split()[11:13]
+    return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
 
 
 def refuses(process: ReplicaProcess) -> bool:

@@ -78,7 +78,7 @@ def test_a_key_does_a_thing_once_over_a_kill_of_the_control_plane(shop: Cloud) -
 
 
 def test_a_stream_shows_life_and_ends_with_the_cloud(shop: Cloud) -> None:
-    operation = start_load(shop, write_csv(shop.folder / "second.csv", history()[2_000:]))
+    operation = start_load(shop, write_csv(shop.folder / "second.csv", history()[2_000:] * 50))  # not over at once
     # The load's job has its name.
     job = wait_for(
         lambda: next((p for p in shop.rows("processes") if p["name"] == operation and p["alive"]), None),
