@@ -25,6 +25,7 @@ from torch import nn  # noqa: E402
 from torch.distributed import HashStore  # noqa: E402
 
 from skyriver.core.errors import JobFailed  # noqa: E402
+from skyriver.train.spread import member as members  # noqa: E402
 from skyriver.train.spread.checkpoints import Checkpoints, read, write  # noqa: E402
 from skyriver.train.spread.context import Context  # noqa: E402
 from skyriver.train.spread.group import form  # noqa: E402
@@ -143,6 +144,7 @@ class Watched:
         """What was reported, by steps."""
         self.begun: list[int] = []
         """Steps that were done when a generation began."""
+        self._seen = 0
         context = {"shards": shards, "params": {"gates": gates, "folder": str(folder)}}
         self.launcher = Launcher(
             function,
@@ -180,7 +182,8 @@ class Watched:
             return self.launcher.run()
         finally:
             if thread is not None:
-                thread.join(10.0)
+                thread.join(DEADLINE_S + 10)
+                assert not thread.is_alive()
             assert not failed, failed
 
     def until(self, true: Callable[[], bool]) -> None:
@@ -197,7 +200,10 @@ class Watched:
         (self.folder / f"open-{gate}").touch()
 
     def size(self, workers: int) -> None:
-        self.until(lambda: len(self.launcher.members) == workers)
+        """Waits until so many were there, after what was waited for before, and have heard of it: what comes next may
+        be there already."""
+        self.until(lambda: workers in self.sizes[self._seen :])
+        self._seen = self.sizes.index(workers, self._seen) + 1
 
     @property
     def pids(self) -> list[int]:
@@ -280,7 +286,7 @@ def test_one_that_is_killed_in_the_midst_of_a_sum_is_not_waited_for(alone: bytes
         time.sleep(0.3)  # the first one comes to the sum
         os.kill(second, signal.SIGKILL)
         watched.size(1)
-        assert watched.pids == [first]
+        assert watched.pids[0] == first
 
     watched = Watched(2, gates=(10,), folder=tmp_path)
     assert watched.run(kill) == alone
@@ -344,9 +350,11 @@ def test_one_more_and_one_fewer_at_the_end_of_a_step(alone: bytes, tmp_path: Pat
         watched.at(20, 2)
         os.kill(watched.pids[0], signal.SIGTERM)  # it leaves by itself, and another one comes
         watched.open(20)
-        watched.until(lambda: any("leaves" in change.why for change in watched.changes))
+        watched.size(1)
+        assert "leaves" in watched.changes[2].why
         watched.size(2)
         watched.launcher.resize(1)
+        watched.size(1)
         watched.open(30)
 
     watched = Watched(1, gates=(10, 20, 30), folder=tmp_path)
@@ -376,7 +384,6 @@ def test_it_stops_in_time_and_goes_on_with_another_number(alone: bytes, tmp_path
         watched.at(20, 2)
         watched.launcher.stop(60.0)
         watched.until(lambda: watched.launcher._told_to_stop)
-        time.sleep(1.0)  # the workers have it in their pipes
         watched.open(20)
 
     with pytest.raises(Stopped):
@@ -463,14 +470,14 @@ def test_who_has_no_rows_of_a_step_clips_its_gradient_too(tmp_path: Path, shards
 
 
 def reports(ctx: Context) -> Any:
-    """As `clips`; one of the workers reports something else now and then."""
+    """As `clips`; one of the workers reports something else now and then. Each step is told, however short."""
+    members.POINT_S = -1.0  # type: ignore[misc]
     torch.manual_seed(1)
     model = nn.Linear(3, 1)
     optimizer = torch.optim.SGD(model.parameters(), 0.1)
     ctx.state(model, optimizer)
     x = torch.arange(99.0).reshape(33, 3)
     for (batch,) in ctx.steps((x,), 32, 2):
-        time.sleep(0.03)  # each step is told
         ctx.report(rows=float(len(batch)), **({"more": 1.0} if ctx.committed == 2 and ctx.rank else {}))
         ctx.backward(model(batch).mean())
         ctx.step()
@@ -576,12 +583,15 @@ def until_it_is_chosen(ctx: Context) -> Any:
 def test_what_pays_is_measured_with_its_own_steps(tmp_path: Path, shards: int) -> None:
     choices: list[Choice] = []
 
-    def chosen(choice: Choice) -> None:
-        choices.append(choice)
+    def settle(watched: Watched) -> None:
+        launcher = watched.launcher
+        watched.until(lambda: bool(choices) and launcher._setting == choices[0].setting)
+        watched.until(lambda: launcher._told_how == launcher._how_they_work)
+        watched.until(lambda: watched.sizes[-1] == choices[0].workers)
         (tmp_path / "chosen").touch()
 
-    watched = Watched(2, until_it_is_chosen, folder=tmp_path, shards=shards, cores=2, on_choice=chosen)
-    done = int(watched.run().split()[0])
+    watched = Watched(2, until_it_is_chosen, folder=tmp_path, shards=shards, cores=2, on_choice=choices.append)
+    done = int(watched.run(settle).split()[0])
     [choice] = choices
     assert watched.sizes[0] == 1, "it begins with one worker"
     assert watched.begun == sorted(watched.begun), "no step is done for it alone"
@@ -881,6 +891,7 @@ def test_an_orphan_of_the_attempt_before_ends_and_changes_nothing(alone: bytes, 
     watched.launcher.checkpoints.remove()  # as a job that is done does
     with contextlib.suppress(ProcessLookupError):
         os.kill(orphan, signal.SIGCONT)
+    deadline = time.monotonic() + DEADLINE_S
     while Path(f"/proc/{orphan}").exists() and b"Z" not in Path(f"/proc/{orphan}/stat").read_bytes().split()[2:3]:
         assert time.monotonic() < deadline
         time.sleep(0.002)

@@ -213,12 +213,12 @@ class Launcher:
         """Whether all members are gone, or their time is up."""
         assert self._stop_by is not None
         if not self._told_to_stop:
-            self._told_to_stop = True
             for worker in self._workers.values():
                 if worker.number not in self._members:
                     worker.leaving = True
                     worker.process.kill()
                 self._say(worker, ("stop",))
+            self._told_to_stop = True
         return not self._members or time.monotonic() > self._stop_by
 
     def _say(self, worker: _Worker, said: tuple[Any, ...]) -> None:
