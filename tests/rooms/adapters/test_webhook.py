@@ -36,7 +36,7 @@ def receiver() -> Iterator[Receiver]:
     found.close()
 
 
-def deliver(url: str, *, timeout_s: float = 5.0, headers: tuple[tuple[str, str], ...] = (), ca: str = "") -> Answer:
+def deliver(url: str, *, timeout_s: float = 60.0, headers: tuple[tuple[str, str], ...] = (), ca: str = "") -> Answer:
     async def go() -> Answer:
         place = Place(url, Access(ca=ca), timeout_s, secrets=(SECRET,), headers=headers)
         sink = WebhookSink(place, lambda: NOW_US)
@@ -141,7 +141,7 @@ def test_an_answer_without_an_end_is_not_read(drip: bool) -> None:
         listening.listen()
         thread = threading.Thread(target=serve, args=[listening], daemon=True)
         thread.start()
-        found = deliver(f"http://127.0.0.1:{listening.getsockname()[1]}/", timeout_s=1)
+        found = deliver(f"http://127.0.0.1:{listening.getsockname()[1]}/", timeout_s=1 if drip else 60)
         sent.set()
         thread.join(60)
     assert MOST_ANSWER > 20
@@ -183,7 +183,7 @@ def test_a_connection_that_was_closed_meanwhile_is_replaced_without_telling() ->
         connection.sendall(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n")  # and it hangs up, though it says nothing
 
     async def go(url: str) -> list[Answer]:
-        sink = WebhookSink(Place(url, timeout_s=5, secrets=(SECRET,)), lambda: NOW_US)
+        sink = WebhookSink(Place(url, timeout_s=60, secrets=(SECRET,)), lambda: NOW_US)
         found = [await sink.deliver(DELIVERY) for _ in range(20)]
         await sink.close()
         return found

@@ -484,6 +484,8 @@ def test_a_cloud_that_is_gone_is_not_waited_for_for_ever(kind: type[Any], monkey
 class _Silent(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     ended = threading.Event()
+    left = False
+    """Somebody listened to it for longer than they wanted to wait."""
 
     def do_GET(self) -> None:  # the base class's name
         self.send_response(200)
@@ -491,7 +493,7 @@ class _Silent(BaseHTTPRequestHandler):
         self.send_header("connection", "close")
         self.end_headers()
         if self.path.endswith("/events"):
-            self.ended.wait(30)
+            _Silent.left |= not self.ended.wait(30)
         else:
             self.wfile.write(json.dumps(operation("RUNNING", 1)).encode())
         self.close_connection = True
@@ -511,6 +513,7 @@ async def waited_on_asyncio(url: str) -> None:
 
 @pytest.mark.parametrize("on_asyncio", [False, True])
 def test_a_stream_without_a_sign_of_life_does_not_hold_a_wait(on_asyncio: bool) -> None:
+    _Silent.ended.clear()
     server = ThreadingHTTPServer(("127.0.0.1", 0), _Silent)
     serving = threading.Thread(target=server.serve_forever)
     serving.start()
@@ -523,6 +526,7 @@ def test_a_stream_without_a_sign_of_life_does_not_hold_a_wait(on_asyncio: bool) 
         server.shutdown()
         serving.join()
         server.server_close()
+    assert not _Silent.left
 
 
 def test_events_come_in_any_pieces() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from typing import Any
 
 import pytest
@@ -17,6 +16,7 @@ from skyriver.core.units import SECOND
 from skyriver.decide.streams.now import stream_now
 
 HOUR = 3_600 * SECOND
+NOW = 1_800_000_000 * SECOND
 
 STREAM = {
     "name": "payments",
@@ -65,11 +65,16 @@ REPORT = {
 }
 
 
+@pytest.fixture(autouse=True)
+def a_clock_that_stands_still(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("skyriver.client.screen.time.time", lambda: NOW / SECOND)
+
+
 def now(state: str = "READY", report: dict[str, Any] = REPORT, **row: Any) -> contract.StreamNow:
     decide = {"model": "fraud", "rules": [{"decision": "block", "when": "score >= 0.9"}]}
     spec = {"stream": STREAM, "decide": {**decide, "otherwise": "approve", "fallback": "review"}}
     status = {"model_version": 3}
-    since = (time.time_ns() - 9_000_000_000) // 1_000
+    since = NOW - 9 * SECOND
     stream = Resource("t", "stream", "payments", spec, status, state, since=since, **row)
     worker = Resource("t", "worker", "payments-0", {"partition": 0}, {}, state, parent=stream.ref)
     table = Resource("t", "table", "payments", status={"version": 2, "rows": 480, "bytes": 9_000, "offset": 899})
@@ -129,7 +134,7 @@ def test_how_a_declared_latency_is_kept_is_told() -> None:
     kept = printed(page(now(report={**REPORT, "pace": pace})))
     can = "700 events/s come now, 2,000 can be"
     assert f"pace       every event is scored; 99.0% to be decided within 50ms; 99.8% were (last 10 s); {can}" in kept
-    since = (time.time_ns() - 9_000_000_000) // 1_000
+    since = NOW - 9 * SECOND
     slow = printed(page(now(report={**REPORT, "pace": {**pace, "alone_us": 31_000}})))
     assert "2,000 can be; out of reach: one event alone takes up to 31.0 ms" in slow
     busy = {"scoring": 0.19, "labels": 0.0, "answering": 0.8}

@@ -92,8 +92,8 @@ def test_a_late_result_is_dropped_and_the_next_one_is_its_own() -> None:
     assert model.ended.acquire(timeout=PATIENCE)
     found = run.run(rows(7))
     while reasons(found) == [Reason.MODEL_LATE]:  # a slow machine; what was late never comes back as another's
-        found = run.run(rows(7))
         hand.us += ASIDE_US + 1
+        found = run.run(rows(7))
     assert found[0].tolist() == [7.0]
 
 

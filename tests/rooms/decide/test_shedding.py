@@ -172,7 +172,7 @@ def test_a_station_sheds_while_it_must_and_decides_all_once(house: House) -> Non
         # By the same clock, which stands still but for the model.
 
         def slowly(turn: Turn, _: int) -> None:
-            turn.scoring_us = 100_000 * turn.rows * (turn.effort is Effort.FULL)
+            turn.scoring_us, turn.before_us = 100_000 * turn.rows * (turn.effort is Effort.FULL), 0
             took(turn, 1 + turn.scoring_us)
 
         pacer.done = slowly  # type: ignore[method-assign]
@@ -222,7 +222,7 @@ def test_a_station_scores_in_more_threads_while_it_must(house: House) -> None:
         house.model.score, done = slow, pacer.done
 
         def noted(turn: Turn, _: int) -> None:
-            turn.scoring_us = took[0]
+            turn.scoring_us, turn.before_us = took[0], 0
             done(turn, 1 + took[0])
 
         pacer.done = noted  # type: ignore[method-assign]

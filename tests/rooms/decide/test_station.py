@@ -138,7 +138,7 @@ def test_what_comes_during_a_sync_is_the_next_batch(house: House) -> None:
 
         house.log.sync = slow
         post.send(house.event(1))
-        await asyncio.to_thread(syncing.wait, 5)
+        assert await asyncio.to_thread(syncing.wait, 60)
         assert not post.answers
         post.send(house.event(2))
         post.send(house.event(3))
@@ -266,7 +266,7 @@ def test_behind_a_slow_disk_the_queue_fills_and_nothing_acknowledged_is_lost(hou
 
         house.log.sync = slow
         post.send(house.event(0))
-        await asyncio.to_thread(syncing.wait, 5)
+        assert await asyncio.to_thread(syncing.wait, 60)
         taken, refused = 1, []
         for first in range(1, 1000, 30):
             try:

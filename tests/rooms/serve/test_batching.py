@@ -48,6 +48,9 @@ class Doubler:
     def note(self, rows: int, nanoseconds: int) -> None: ...
 
 
+SOON_NS = 200_000_000
+"""A deadline that passes soon, and not before what has it was taken."""
+
 Scene = Callable[[Doubler, Batcher], Coroutine[Any, Any, None]]
 
 
@@ -138,7 +141,7 @@ def test_one_long_run_follows_another_while_the_loop_is_busy() -> None:
 
     async def scene(model: Doubler, batcher: Batcher) -> None:
         await hold(model, batcher)
-        late = ask_until(batcher, 1, time.perf_counter_ns() + 1_000_000)
+        late = ask_until(batcher, 1, time.perf_counter_ns() + SOON_NS)
         waiting = [ask(batcher, value) for value in range(4)]
         while time.perf_counter_ns() < late.until_ns:
             pass
@@ -405,7 +408,7 @@ def test_what_is_too_late_is_not_run() -> None:
         with pytest.raises(DeadlineExceeded):  # before the queue
             ask_until(batcher, 1, time.perf_counter_ns())
         await hold(model, batcher)
-        late = ask_until(batcher, 2, time.perf_counter_ns() + 20_000_000)
+        late = ask_until(batcher, 2, time.perf_counter_ns() + SOON_NS)
         in_time = ask_until(batcher, 3, time.perf_counter_ns() + 60_000_000_000)
         while time.perf_counter_ns() < late.until_ns:
             await asyncio.sleep(0.005)
@@ -418,7 +421,7 @@ def test_what_is_too_late_is_not_run() -> None:
 
         await hold(model, batcher)  # and where nothing else waits, the next one is taken at once
         pace.row_ns = 0  # of a machine of which nothing is known, however slow this one is
-        alone = ask_until(batcher, 4, time.perf_counter_ns() + 1_000_000)
+        alone = ask_until(batcher, 4, time.perf_counter_ns() + SOON_NS)
         while time.perf_counter_ns() < alone.until_ns:
             await asyncio.sleep(0.005)
         model.gate.set()
@@ -568,8 +571,8 @@ def test_the_pace_is_learned_while_one_run_follows_another() -> None:
         assert pace.row_ns == 0  # nobody waited
         await hold(model, batcher)
         waiting = [ask(batcher, value) for value in range(5)]
-        model.gate.set()
         begun = time.perf_counter_ns()
+        model.gate.set()
         for each in waiting:
             await each
         assert 0 < pace.row_ns <= time.perf_counter_ns() - begun
@@ -582,7 +585,7 @@ def test_rows_that_went_are_ahead_of_nobody() -> None:
 
     async def scene(model: Doubler, batcher: Batcher) -> None:
         await hold(model, batcher)
-        late = ask_until(batcher, 1, time.perf_counter_ns() + 1_000_000)
+        late = ask_until(batcher, 1, time.perf_counter_ns() + SOON_NS)
         others = [ask(batcher, 2, 13), ask(batcher, 3)]
         while time.perf_counter_ns() < late.until_ns:
             await asyncio.sleep(0)

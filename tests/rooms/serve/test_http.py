@@ -403,7 +403,7 @@ def test_at_the_end_what_runs_is_answered_and_no_more_is_taken() -> None:
     held: list[Request] = []
 
     async def scene() -> None:
-        async with running(held.append) as (server, connect):
+        async with running(held.append, replace(LIMITS, quiet_s=30.0)) as (server, connect):
             busy, idle = await connect(), await connect()
             busy.send(post(b"/", b"x"))
             while not held:

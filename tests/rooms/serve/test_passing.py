@@ -208,7 +208,7 @@ def test_where_the_other_version_does_not_answer_the_champion_does(tmp_path: Pat
 
 
 def test_who_says_nothing_is_waited_for_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(passing, "ANSWER_S", 0.5)
+    monkeypatch.setattr(passing, "ANSWER_S", 2.0)
 
     async def scene(champion: Replica, candidate: Replica, old: Path, new: Path) -> None:
         asked, writers = 0, []

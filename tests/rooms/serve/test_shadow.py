@@ -183,7 +183,11 @@ def test_a_shadow_that_is_not_there_costs_its_copies_alone_and_is_found_again(tm
 
 
 @pytest.mark.parametrize("ends", [False, True])
-def test_who_hangs_up_has_failed_and_who_ends_has_not(tmp_path: Path, ends: bool) -> None:
+def test_who_hangs_up_has_failed_and_who_ends_has_not(
+    tmp_path: Path, ends: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shadow, "IDLE_S", 60.0)  # the connection is a new one, however slow the machine is
+
     async def scene(champion: Replica, candidate: Replica, old: Path, new: Path) -> None:
         async def leave(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             with contextlib.suppress(asyncio.IncompleteReadError):

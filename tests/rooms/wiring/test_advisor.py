@@ -49,7 +49,8 @@ class Advised(Stage):
                 file.write(pack(Minute(number, [work] * TICKS, work / 0.01, 0.0, 0.8, 0.9, 500.0)))
 
     def advice(self, headers: dict[str, str], query: str = "") -> Any:
-        for _ in range(600):
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline:
             answer = self.caller.get(f"{BASE}/advice{query}", headers=headers)
             if answer.status_code != 200 or answer.json()["state"] == "DONE":
                 return answer.json()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import date
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
@@ -94,7 +94,7 @@ def test_a_file_that_cannot_be_read_is_told(home: Home) -> None:
 
 def test_the_doctor_warns_of_a_broken_table_and_of_an_old_one(home: Home) -> None:
     assert examined(home).result == "ok"
-    write(home, GOOD.replace("2026-11-01", date.today().isoformat()))
+    write(home, GOOD.replace("2026-11-01", datetime.now(UTC).date().isoformat()))
     assert examined(home).result == "ok"
     write(home, GOOD.replace("2026-11-01", "2024-01-01"))
     old = examined(home)
