@@ -47,7 +47,7 @@ app.model("price", onnx="model.onnx", rollout=sr.Canary([20, 50, 100], every="1s
 """
 """On a machine that does much else some are slow by chance, and that is not what is looked at here."""
 SHADOWED = APP.replace('every="1s"', 'every="1s", shadow=sr.Shadow("1s", share=50)')
-SECONDS = 90.0
+SECONDS = 300.0
 
 
 class Load:

@@ -31,7 +31,7 @@ app.model(
     rollout=sr.Canary([20, 60, 100], every="4s", key="X-Customer", guards=sr.Guards(latency=False)),
 )
 """
-SECONDS = 90.0
+SECONDS = 300.0
 KEYS = 400
 PAUSE = 0.05
 """In the first step, which goes on after some hundred answers of the candidate: who looks comes while it lasts."""

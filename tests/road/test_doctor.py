@@ -46,7 +46,7 @@ def checks(home: Path, *arguments: str) -> dict[str, dict[str, Any]]:
 def up(cloud: Cloud) -> Iterator[Cloud]:
     cloud.command("up", "--port", cloud.port).succeeded()
     cloud.command("deploy", "shop.py", "-y").succeeded()
-    wait_for(lambda: cloud.rows("streams")[0]["state"] == "READY", "the stream is READY", 90.0)
+    wait_for(lambda: cloud.rows("streams")[0]["state"] == "READY", "the stream is READY")
     return cloud
 
 

@@ -15,7 +15,7 @@ from cloud_process import Cloud, kill, wait_for
 from onnx import TensorProto, helper
 from onnx_models import model_of
 
-SECONDS = 120.0
+SECONDS = 300.0
 STEPS, SIDE = 40, 256
 """Of work: some 20 to 40 ms on one core."""
 APP = """\

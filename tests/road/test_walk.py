@@ -439,8 +439,8 @@ def test_down_leaves_nothing_running_and_up_brings_all_of_it_back(cloud: Cloud, 
     again = cloud.command("up").succeeded()
     assert cloud.token == token
     assert token not in again.err
-    assert predicted(cloud) == score
     cloud.wait_ready()
+    assert predicted(cloud) == score
     assert time.monotonic() - start < DEADLINE
     assert cloud.json("model", "get", "comes_back")["status"]["aliases"]["champion"] == champion
     after = {t["name"]: t["status"].get("rows", 0) for t in cloud.json("table", "list")}

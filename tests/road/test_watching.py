@@ -73,19 +73,18 @@ def test_what_drifts_is_seen_trained_for_and_told(watched: Cloud) -> None:
     wait_for(
         sending(1.0, lambda w: (w["status"].get("seen") or {}).get("drift", {}).get("verdict") == "none"),
         "a look",
-        150,
         every=1.0,
     )
     seen = get()
     assert (seen["state"], seen["reason"]) == ("WATCHING", "")
     assert "rows are as those that it was trained on" in seen["message"]
     assert {c["column"] for c in seen["status"]["seen"]["drift"]["columns"]} == {"amount", "its score"}
-    wait_for(lambda: get()["status"].get("quality"), "a look for quality", 150)
+    wait_for(lambda: get()["status"].get("quality"), "a look for quality")
     judged = get()["status"]["quality"]
     assert (judged["version"], judged["worse"], judged["looks"]) == (1, None, 0), "16 s have few orders with labels"
     assert "rows with known labels" in judged["message"]
-    wait_for(sending(8.0, lambda w: w["status"].get("trainings")), "the drift", 150, every=1.0)
-    wait_for(lambda: (get()["status"]["trainings"][-1].get("outcome") or "") != "", "the training", 150)
+    wait_for(sending(8.0, lambda w: w["status"].get("trainings")), "the drift", every=1.0)
+    wait_for(lambda: (get()["status"]["trainings"][-1].get("outcome") or "") != "", "the training")
     training = get()["status"]["trainings"][-1]
     assert training["cause"] == "drift"
     assert ": index" in training["why"]
@@ -124,7 +123,7 @@ def test_where_no_stream_decides_its_replicas_count_what_they_are_asked(watched:
         held.append(watched.json("watch", "get", "comes_back"))
         return "answered" in held[-1]["status"]["seen"] and held[-1]["reason"] == "DRIFTED"
 
-    wait_for(drifts, "the drift of what is asked over HTTP", 150)
+    wait_for(drifts, "the drift of what is asked over HTTP")
     found = held[-1]["status"]["seen"]
     assert "amount" in {c["column"] for c in found["drift"]["columns"] if c["severity"] != "none"}
     assert found["answered"]["drawn"] <= found["answered"]["rows"]
@@ -139,7 +138,7 @@ def test_where_no_stream_decides_its_replicas_count_what_they_are_asked(watched:
         drifts()
         return len(held[-1]["status"]["trainings"]) > before
 
-    wait_for(trains, "a training for it", 150)
+    wait_for(trains, "a training for it")
     watched.command("watch", "pause", "comes_back").succeeded()
     training = held[-1]["status"]["trainings"][-1]
     assert (training["cause"], "amount: index" in training["why"]) == ("drift", True)
