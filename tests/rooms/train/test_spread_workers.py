@@ -329,16 +329,19 @@ def test_who_hangs_is_ended_and_who_waits_for_it_is_not(alone: bytes, tmp_path: 
     assert "hung and was ended" in watched.changes[1].why
 
 
-def test_who_hands_over_may_take_its_time(alone: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("workers", [1, 2])
+def test_who_hands_over_may_take_its_time(
+    alone: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int
+) -> None:
     def wait(watched: Watched) -> None:
         watched.at(STEPS, 1)
         monkeypatch.setattr("skyriver.train.spread.launcher.FIRST_STEP_S", 0.5)
         time.sleep(2.0)  # in which it would be ended
         watched.open(STEPS)
 
-    watched = Watched(1, hand_over=slow_digest, folder=tmp_path)
+    watched = Watched(workers, hand_over=slow_digest, folder=tmp_path)
     assert watched.run(wait) == alone
-    assert watched.sizes == [1]
+    assert watched.sizes == [workers]
 
 
 def test_one_more_and_one_fewer_at_the_end_of_a_step(alone: bytes, tmp_path: Path) -> None:

@@ -405,7 +405,7 @@ class Launcher:
         before, this one is still in the last step, and needs the others for it."""
         first = self._workers.get(self._members[0]) if self._members else None
         if first is not None and first.done and first.number != self._asked:
-            self._asked = first.number
+            self._asked, first.heard = first.number, time.monotonic()
             self._say(first, ("hand over",))
 
     def _on_part(self, worker: _Worker, part: bytes) -> None:
@@ -545,7 +545,10 @@ class Launcher:
             for worker in self._workers.values():
                 worker.heard = max(now, worker.heard)
         limit = max(self._silent_s, SILENT_STEPS * (median(self._seconds) if self._seconds else 0.0))
+        asked = self._workers.get(self._asked)
         for worker in self._workers.values():
+            if worker.done and asked is not None and worker is not asked:
+                continue  # it has nothing to do, and nobody needs it while another one hands over
             known = worker.number in self._members and self._furthest > worker.began_at
             if not worker.dead and now - worker.heard > (limit if known and not worker.done else FIRST_STEP_S):
                 worker.hung = True
