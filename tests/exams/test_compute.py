@@ -145,7 +145,7 @@ class Mixing(MemoryCompute):
     ],
 )
 def test_the_exam_finds_what_is_wrong(kind: type[MemoryCompute], law: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("skyriver.control.compute_stage.DEADLINE", 1.0)
+    monkeypatch.setattr("skyriver.control.compute_stage.DEADLINE", 4.0)
     monkeypatch.setattr(memory, "GRACE_SECONDS", 0.2)
 
     @contextmanager

@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 from skyriver.control.compute import Compute
-from skyriver.control.compute_stage import Stage, wait_for
+from skyriver.control.compute_stage import DEADLINE, Stage, wait_for
 from skyriver.core.exam import must
 from skyriver.core.resources import Limits, ProcessSpec, ProcessStatus
 
@@ -17,8 +17,10 @@ Acts = tuple[tuple[str, Any], ...]
 
 JOB, REPLICA, OTHER = "acme.job.one", "acme.replica.two", "acme.worker.three"
 READY: Acts = (("tell", {"ready": True}), ("wait", None))
-_CALL_SECONDS = 5.0
-"""No call may take so long: a process that does not end takes longer."""
+_CALL_SECONDS = 20.0
+"""No call may take so long, on a busy machine either: a process that does not end takes longer."""
+_GRACE_SECONDS = 0.5
+"""Every stage gives a process that is asked to end at least so long."""
 
 
 def check_compute(make: Make) -> None:
@@ -95,13 +97,14 @@ def what_was_killed_is_started_again(stage: Stage) -> None:
 
 def pauses_between_starts_grow(stage: Stage) -> None:
     compute, wanted = stage.compute, _spec(REPLICA, ("exit", 1))
-    starts: dict[int, float] = {}
-    deadline = time.monotonic() + 2.0
-    while time.monotonic() < deadline:
+    starts: set[int] = set()
+    began = time.monotonic()
+    while (took := time.monotonic() - began) < 2.0 or len(starts) < 3:  # where a start takes long, they are fewer
+        must(took < DEADLINE, f"what ends at once is started again, and not {len(starts)} times in {took:.0f} s")
         compute.ensure(wanted)
-        starts.setdefault(compute.observe()[REPLICA].pid, time.monotonic())
+        starts.add(compute.observe()[REPLICA].pid)
         time.sleep(0.005)
-    must(3 <= len(starts) <= 8, f"what ends at once is started again with growing pauses: {len(starts)} times in 2 s")
+    must(len(starts) <= 8, f"what ends at once is started again with growing pauses: {len(starts)} times in 2 s")
 
 
 def a_job_is_started_once(stage: Stage) -> None:
@@ -202,10 +205,12 @@ def the_old_one_ends_before_the_new_one_starts(stage: Stage) -> None:
     compute.ensure(_spec(REPLICA, ("deaf", None), *READY))
     first = _reported(compute, REPLICA)
     wanted = _spec(REPLICA, *READY, attempt=2)
+    began = time.monotonic()
     for _ in range(5):
         compute.ensure(wanted)
         now = compute.observe().get(REPLICA)
-        must(now is not None and now.pid == first.pid and now.alive, "a deaf process has its grace")
+        lives = now is not None and now.pid == first.pid and now.alive
+        must(lives or time.monotonic() - began > _GRACE_SECONDS, "a deaf process has its grace")
     _ensure_until("it is killed past its grace", compute, wanted, lambda: _attempt(compute, REPLICA) == 2)
 
 
