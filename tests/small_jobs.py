@@ -38,8 +38,9 @@ def processes(home: Path, fence: int = 0) -> ChildProcesses:
     return ChildProcesses(home, home / "s", environment=environment, fence=fence)
 
 
-def spec(code: str, **limits: float) -> ProcessSpec:
-    return ProcessSpec(NAME, "job", "t", {"code": code}, once=True, limits=Limits(**limits))  # type: ignore[arg-type]
+def spec(code: str, environment: str = "", **limits: float) -> ProcessSpec:
+    held = Limits(**limits)  # type: ignore[arg-type]
+    return ProcessSpec(NAME, "job", "t", {"code": code}, once=True, limits=held, environment=environment)
 
 
 def until(law: str, holds: Callable[[], bool]) -> None:
@@ -49,9 +50,9 @@ def until(law: str, holds: Callable[[], bool]) -> None:
         time.sleep(0.01)
 
 
-def run(home: Path, code: str, **limits: float) -> ProcessStatus:
+def run(home: Path, code: str, environment: str = "", **limits: float) -> ProcessStatus:
     """Starts it, and looks again only when it has ended, as a control plane that was away does."""
-    processes(home).ensure({NAME: spec(code, **limits)})
+    processes(home).ensure({NAME: spec(code, environment, **limits)})
     later = processes(home)
     until("it ends", lambda: not later.observe()[NAME].alive)
     return later.observe()[NAME]
@@ -68,9 +69,10 @@ def log(home: Path) -> bytes:
     return processes(home).log(NAME)[0]
 
 
-def add_environment(home: Path, digest: str) -> None:
-    """One with the small jobs in it: the PYTHONPATH of others does not reach into an environment."""
+def add_environment(home: Path, digest: str, first: str = ":") -> None:
+    """One with the small jobs in it: the PYTHONPATH of others does not reach into an environment. `first`: what its
+    shell does before Python is there, which takes a busy machine its time."""
     python = home / "environments" / digest / "bin" / "python"
     python.parent.mkdir(parents=True)
-    python.write_text(f'#!/bin/sh\nPYTHONPATH={home}/fake exec {sys.executable} "$@"\n')
+    python.write_text(f'#!/bin/sh\n{first}\nPYTHONPATH={home}/fake exec {sys.executable} "$@"\n')
     python.chmod(0o755)

@@ -28,9 +28,9 @@ def tell(**report):
     path = pathlib.Path(process["process"]["status_file"])
     path.with_suffix(".new").write_text(json.dumps({"token": process["process"]["token"], **report}))
     path.with_suffix(".new").replace(path)
-tell(ready=True, config=process["config"])
 if process["config"].get("stubborn"):
     import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN)
+tell(ready=True, config=process["config"])
 if process["config"].get("ends"):
     sys.exit(process["config"]["ends"])
 seen = None
@@ -74,7 +74,7 @@ def wait(seen: Callable[[], ProcessStatus | None], until: Callable[[ProcessStatu
         if status is not None and until(status):
             return status
         time.sleep(0.01)
-    raise AssertionError(f"not seen within 10 s: {seen()}")
+    raise AssertionError(f"not seen within 60 s: {seen()}")
 
 
 def ready(parts: ChildProcesses, name: str = "t.replica.x") -> ProcessStatus:
@@ -226,7 +226,7 @@ def test_a_pid_that_belongs_to_somebody_else_is_left_alone(home: Path) -> None:
     pid = ready(parts).pid
     os.kill(pid, signal.SIGKILL)
     wait(lambda: parts.observe()["t.replica.x"], lambda s: not s.alive)
-    stranger = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    stranger = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
     try:
         run = next((home / "run").glob("*.run.json"))
         run.write_text(run.read_text().replace(f'"pid": {pid}', f'"pid": {stranger.pid}'))

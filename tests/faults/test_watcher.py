@@ -15,6 +15,9 @@ from skyriver.adapters.processes import watcher
 from skyriver.adapters.processes.identity import identify, look_at, resident_mb
 from skyriver.core.resources import ProcessSpec
 
+DIGEST = "0" * 64
+"""Of an environment."""
+
 
 @pytest.mark.parametrize(
     ("code", "exit_code"),
@@ -36,15 +39,15 @@ def test_a_job_that_runs_too_long_is_ended(home: Path) -> None:
 
 def test_a_job_that_does_not_listen_is_killed_past_its_grace(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("skyriver.adapters.processes.processes.GRACE_SECONDS", 0.3)
-    ended = run(
-        home, "signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(600)", seconds=3.0
-    )  # it has to get so far
+    add_environment(home, DIGEST, "trap '' TERM")  # before Python is there, for its time may be over by then
+    ended = run(home, "time.sleep(600)", DIGEST, seconds=3.0)
     assert (ended.exit_code, ended.timed_out) == (-signal.SIGKILL, True)
 
 
 def test_a_stopped_job_is_ended_too(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("skyriver.adapters.processes.processes.GRACE_SECONDS", 0.3)
-    ended = run(home, "os.kill(os.getpid(), signal.SIGSTOP)", seconds=3.0)
+    add_environment(home, DIGEST, "kill -STOP $$")
+    ended = run(home, "time.sleep(600)", DIGEST, seconds=3.0)
     assert (ended.exit_code, ended.timed_out) == (-signal.SIGKILL, True)
 
 
@@ -132,13 +135,13 @@ def test_a_watcher_whose_name_went_to_another_process_ends(home: Path) -> None:
 
 def test_a_missing_interpreter_is_told_and_keeps_nobody_else_from_starting(home: Path) -> None:
     parts = processes(home)
-    bad = ProcessSpec("t.job.a", "job", "t", {"code": "pass"}, once=True, environment="0" * 64)
+    bad = ProcessSpec("t.job.a", "job", "t", {"code": "pass"}, once=True, environment=DIGEST)
     parts.ensure({"t.job.a": bad, NAME: spec("sys.exit(3)")})
     refused = parts.observe()["t.job.a"]
     assert (refused.alive, refused.report["reason"]) == (False, "START_FAILED")
     assert "environments" in refused.report["message"]
     until("the other one ran", lambda: parts.observe()[NAME].exit_code == 3)
-    add_environment(home, "0" * 64)
+    add_environment(home, DIGEST)
     wanted = {"t.job.a": bad}
     until("it is tried again", lambda: parts.ensure(wanted) or parts.observe()["t.job.a"].exit_code == 0)
     parts.ensure({})
