@@ -17,6 +17,7 @@ from free_ports import free_port
 
 from skyriver.adapters.haproxy.access_log import FILE, SOCKET, AccessLog, Receiver, Recorded
 from skyriver.adapters.haproxy.gateway import HaproxyGateway
+from skyriver.adapters.haproxy.process import recorded as running
 from skyriver.control.gateway_stage import (
     OTHER_TOKEN,
     TOKEN,
@@ -43,12 +44,14 @@ class Recording:
     port: int
 
     def another(self, recorded: Recorded) -> HaproxyGateway:
-        """The gateway with another choice of what is recorded."""
+        """The gateway with another choice of what is recorded; the one before takes no request any more."""
         folder = self.stage.sockets
+        before = running(folder / "gateway")
         gateway = HaproxyGateway(
             folder / "gateway", port=self.port, control_socket=folder / "control.sock", recorded=recorded
         )
         gateway.start()
+        wait_for("the one before is gone", lambda: before is not None and not before.identity.alive())
         return gateway
 
     @contextlib.contextmanager
@@ -174,7 +177,7 @@ def test_nobody_listens_and_requests_go_on(recording: Recording) -> None:
     with socket.socket(socket.AF_UNIX) as deaf:
         deaf.bind(str(path))
         deaf.listen()
-        deaf.settimeout(30)
+        deaf.settimeout(120)
         held, _ = deaf.accept()
         with held, contextlib.closing(Client(recording.stage)) as client:
             for number in range(2_000):  # three times what a socket and half of the ring hold

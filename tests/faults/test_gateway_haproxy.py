@@ -19,9 +19,9 @@ import http2
 import pytest
 from free_ports import free_port
 
-from skyriver.adapters.haproxy import admin as admin_module
 from skyriver.adapters.haproxy import binary, layout
 from skyriver.adapters.haproxy import config as config_module
+from skyriver.adapters.haproxy import gateway as gateway_module
 from skyriver.adapters.haproxy.admin import Admin
 from skyriver.adapters.haproxy.gateway import TABLE, HaproxyGateway
 from skyriver.adapters.haproxy.process import Running, file_of, recorded
@@ -101,7 +101,7 @@ def test_killed_it_comes_back_alone_with_the_same_routes(home: Home, one: Upstre
     assert home.run().pid != killed.pid
     assert send(home.stage(second), "/predict/fraud").body["upstream"] == "one"
     first.apply(table(pool("fraud:1", one)))  # the control plane notices nothing
-    assert first.sessions() == {"one": 0}
+    wait_for("what was answered is over", lambda: first.sessions() == {"one": 0})
 
 
 def test_away_it_takes_the_new_table_with_its_next_start(home: Home, one: Upstream, two: Upstream) -> None:
@@ -181,12 +181,11 @@ def test_a_run_file_that_names_somebody_else_harms_nobody(home: Home) -> None:
     assert myself.alive()
 
 
-def test_one_that_does_not_answer_any_more_is_replaced(home: Home, one: Upstream, monkeypatch) -> None:
+def test_one_that_does_not_answer_any_more_is_replaced(home: Home, one: Upstream) -> None:
     gateway = home.gateway()
     gateway.start()
     gateway.apply(table(pool("fraud:1", one)))
     stopped = home.kill(signal.SIGSTOP)
-    monkeypatch.setattr(admin_module, "ANSWER_SECONDS", 0.3)
     with pytest.raises(Unavailable):
         gateway.sessions()
     gateway.start()
@@ -330,6 +329,7 @@ def test_a_haproxy_of_an_older_release_takes_the_new_table(home: Home, one: Upst
     assert home.run() == run
     gateway.start()
     assert home.run() != run, "the older one is replaced"
+    wait_for("it takes no request any more", lambda: not run.identity.alive())
     assert send(stage, "/streams/fraud/events").code == "NOT_ALLOWED"
     assert send(stage, "/streams/fraud", method="GET").body["upstream"] == "two"
 
@@ -361,7 +361,8 @@ def test_two_at_once_change_it_one_after_the_other(home: Home, one: Upstream, tw
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(60)
+        thread.join(300)
+        assert not thread.is_alive()
     assert failed == []
     gateway = home.gateway()
     gateway.apply(tables[0])
@@ -498,6 +499,8 @@ def test_who_waits_for_a_server_is_answered_though_it_leaves(
 ) -> None:
     monkeypatch.setattr(config_module, "SERVER_REQUESTS", 1)
     monkeypatch.setattr(config_module, "SERVER_OPTIONS", "check maxconn 1")
+    for module in (config_module, gateway_module):  # who waits is not to be refused while a busy machine gets so far
+        monkeypatch.setattr(module, "QUEUE_S", 60)
     gateway = home.gateway()
     gateway.start()
     gateway.apply(table(pool("fraud:1", one)))
@@ -516,7 +519,7 @@ def test_who_waits_for_a_server_is_answered_though_it_leaves(
     applies.join(0.2)  # it would take the server out by now
     one.release.set()
     for thread in (held, waits, applies):
-        thread.join(30)
+        thread.join(120)
     assert [reply.body.get("upstream") for reply in replies] == ["one", "one"]
     assert set(gateway.sessions()) == {"two"}
 

@@ -150,7 +150,9 @@ def test_added_and_removed_under_load_no_request_is_lost(gateways: Gateways) -> 
 
 
 def test_one_of_two_killed_under_load_loses_nobody_who_tries_twice(gateways: Gateways) -> None:
+    begun = time.monotonic()
     gateway = gateways.start(2)
+    starting = time.monotonic() - begun  # both of them: well below a second, unless the machine does much else
     stage = gateways.stage(gateway)
     with upstream(stage, "one") as one:
         gateway.apply(table(pool("fraud:1", one)))
@@ -160,7 +162,7 @@ def test_one_of_two_killed_under_load_loses_nobody_who_tries_twice(gateways: Gat
                 callers.more(50)
                 began = time.monotonic()
                 gateways.start()
-                assert time.monotonic() - began < 10
+                assert time.monotonic() - began < max(10, 5 * starting)
                 callers.more(50)
         assert callers.lost == []
         gateway.apply(table())
@@ -174,11 +176,11 @@ def test_each_has_its_part_of_a_limit(gateways: Gateways) -> None:
         gateway.apply(table(pool("fraud:1", one), limit=RequestLimit(per_second=20)))
         connections = [clients.enter_context(contextlib.closing(Client(stage))) for _ in range(16)]
         answers: list[int] = []
+        began = time.monotonic()
         for _ in range(10):  # a machine that answers less than twenty a second has to refuse none
             if 429 in answers:
                 break
-            began = time.monotonic()
-            answers = [connection.send("/predict/fraud").status for _ in range(10) for connection in connections]
+            answers += [connection.send("/predict/fraud").status for _ in range(10) for connection in connections]
             assert 10 <= answers.count(200) <= 20 * (time.monotonic() - began + 1)
         assert 429 in answers
         gateways.start(1)
