@@ -85,12 +85,17 @@ class PostgresServer:
     def kill(self) -> None:
         """SIGKILL to the server and all its processes, as the end of the power would."""
         assert self.process is not None
-        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
         self.process.send_signal(signal.SIGSTOP)  # so that it does not notice, and starts none anew
+        os.waitpid(self.process.pid, os.WUNTRACED)
+        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
         for child in children:
             os.kill(int(child), signal.SIGKILL)
         self.process.kill()
         self.process.wait(DEADLINE_S)
+        deadline = time.monotonic() + DEADLINE_S
+        while any(Path(f"/proc/{child}").exists() for child in children):  # no server starts beside one of them
+            assert time.monotonic() < deadline, "a process of the server does not end"
+            time.sleep(0.01)
 
     def stop(self) -> None:
         """An orderly end at once: sessions are told and closed."""
