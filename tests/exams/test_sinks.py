@@ -12,6 +12,7 @@ from pathlib import Path
 import nats
 import pytest
 from broker_servers import NatsServer, wait_for
+from free_ports import free_port
 from nats.js.api import StreamConfig
 from receiver import SECRET, Receiver
 
@@ -46,7 +47,7 @@ class WebhookHarness:
     def __init__(self) -> None:
         self.receiver: Receiver | None = None
         self.before: list[tuple[str, bytes]] = []
-        self.port = 0
+        self.port = free_port()  # the same after each stop: one of the system's own would be somebody's connection then
 
     def sink(self) -> Sink:
         place = Place(f"http://127.0.0.1:{self.port}/", timeout_s=TIMEOUT_S, secrets=(SECRET,))
@@ -66,7 +67,6 @@ class WebhookHarness:
     async def start(self) -> None:
         if self.receiver is None:
             self.receiver = Receiver(port=self.port)
-            self.port = self.receiver.port
         self.receiver.behave = lambda _: "take"
 
     async def hang(self) -> None:

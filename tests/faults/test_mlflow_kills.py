@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # tests are no package
-from cloud_process import Cloud, kill, wait_for
+from cloud_process import DEADLINE, Cloud, kill, wait_for
 
 API = "/api/2.0/mlflow"
 FILES = "/api/2.0/mlflow-artifacts/artifacts"
@@ -75,11 +75,11 @@ def test_what_was_acknowledged_is_there_when_the_control_plane_is_killed_in_the_
         uploading.send(LARGE[begin : begin + PIECE])
     wait_for(lambda: list((up.home / "uploads").iterdir()), "the upload is on its way")
     logging.start()
-    assert some.wait(60)
+    assert some.wait(DEADLINE)
     first = up.control_pid()
     kill(first)
     uploading.close()
-    logging.join(120)
+    logging.join(5 * DEADLINE)  # each batch has DEADLINE
     assert acknowledged == list(range(AFTER))
     assert up.control_pid() != first
     found = sent(up, "GET", f"{API}/runs/get?run_id={run}")["run"]["data"]
