@@ -25,7 +25,10 @@ from skyriver.features.side import disk_side, memory_side
 from skyriver.features.state import EventBatch, FeatureState
 
 WIDE = settings(
-    max_examples=150, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=150,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
 )
 DELAYS = {"slow": 7, "quick": 0}
 SPANS = (4, 10, 25)

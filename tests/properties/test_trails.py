@@ -24,7 +24,10 @@ from skyriver.features.side import memory_side
 from skyriver.features.state import EventBatch, FeatureState
 
 WIDE = settings(
-    max_examples=150, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=150,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
 )
 SPANS = (4, 10, 25)
 PANED, PANE, HALF = 170, 3, 20

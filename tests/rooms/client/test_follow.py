@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -44,7 +45,7 @@ def test_what_prints_faster_than_it_is_read_is_shown_in_pieces() -> None:
 def test_what_was_printed_up_to_the_end_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     cloud = Printing(7 * follow.PAGES, growing=False)
     reader, patience = reader_of(cloud)
-    monkeypatch.setattr(follow.time, "sleep", lambda seconds: pytest.fail("it has ended"))
+    monkeypatch.setattr(follow, "time", SimpleNamespace(sleep=lambda seconds: pytest.fail("it has ended")))
     pieces = list(follow.follow(cloud, NAME, reader, patience))  # type: ignore[arg-type]
     assert len(pieces) == 4
     assert [line for piece in pieces for _, line in piece] == cloud.text.splitlines()

@@ -17,8 +17,8 @@ def test_a_larger_model_takes_longer_and_the_numbers_fit_together() -> None:
     x = np.random.default_rng(1).normal(size=(10, 4)).astype(np.float32)  # fewer rows than a batch
     small, large = measure_speed(_onnx(1), x), measure_speed(_onnx(400), x)
     for found in (small, large):
-        assert 0 < found.row <= found.row_p99
-        assert found.row_p99_low <= found.row_p99 <= found.row_p99_high
+        assert 0 < found.row_p99_low <= found.row_p99 <= found.row_p99_high
+        assert 0 < found.row <= found.row_p99_high, "not always the p99: that is of the quiet rounds, which may be few"
         assert 0 < found.reference <= found.reference_p99
         assert found.batch_rows == BATCH
         assert found.row < found.batch, "of 64 rows"

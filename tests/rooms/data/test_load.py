@@ -310,7 +310,9 @@ EVENTS = st.lists(
 )
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
+)
 @given(files=st.lists(EVENTS, min_size=1, max_size=3), size=st.integers(1, 9))
 def test_the_order_is_that_of_the_definition(
     files: list[list[tuple[int, int, int | None, float | None]]],

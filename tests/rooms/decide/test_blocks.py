@@ -76,7 +76,9 @@ def counted(house: Any) -> list[Any]:
     return [*arms, house.engine.trials.to_json()]
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
+)
 @given(
     ROWS,
     st.lists(st.integers(0, 14), max_size=4),
@@ -297,7 +299,9 @@ BODIES = st.one_of(
 )
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
+)
 @given(BODIES, st.sampled_from(list(Form)))
 def test_no_body_breaks_the_border_or_the_engine(make_house: Callable[..., Any], body: bytes, form: Form) -> None:
     house = make_house(block_rows=4).start()

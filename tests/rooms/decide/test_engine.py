@@ -290,7 +290,9 @@ TIMES = st.lists(
 )
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
+)
 @given(TIMES, st.lists(st.integers(0, 25), max_size=4), st.booleans())
 def test_what_is_a_duplicate_does_not_depend_on_batches(
     make_house: Callable[..., Any], sent: list[tuple[int, float]], cuts: list[int], restarts: bool

@@ -221,7 +221,9 @@ def test_windows_are_closed_when_a_replay_fails(house: House) -> None:
     assert house.windows.closed
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
+)
 @given(
     st.lists(
         st.one_of(

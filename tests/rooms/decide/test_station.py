@@ -9,6 +9,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterator
 from io import BytesIO
+from types import SimpleNamespace
 from typing import Any
 
 import polars as pl
@@ -172,8 +173,8 @@ def test_what_comes_while_a_turn_lingers_is_taken_with_it(house: House, monkeypa
             now[0] += turn * 1_000
             return work(*given)
 
-        monkeypatch.setattr("skyriver.decide.worker.station.time.sleep", sleep)
-        monkeypatch.setattr("skyriver.decide.worker.station.time.perf_counter_ns", lambda: now[0])
+        clock = SimpleNamespace(sleep=sleep, perf_counter_ns=lambda: now[0])  # of the station alone
+        monkeypatch.setattr("skyriver.decide.worker.station.time", clock)
         station._work = takes_long  # type: ignore[method-assign]
         post.send(house.event(1))
         await post.settle(3)

@@ -228,7 +228,9 @@ class Expected:
         return decision
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
+)
 @given(STEPS, st.integers(0, 4))
 def test_budgets_and_counters_are_what_is_told_by_rows_by_blocks_and_after_each_restart(
     make_house: Callable[..., Any], steps: list[Any], way: int

@@ -164,7 +164,9 @@ EVENTS = st.lists(
 )
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
+)
 @given(EVENTS, st.sampled_from([0.0, 40.0, 100.0]), st.booleans(), st.booleans())
 def test_what_is_counted_and_spent_is_so_for_both(
     make_house: Any, sent: list[Any], percent: float, same: bool, counting: bool

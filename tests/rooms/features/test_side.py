@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,15 @@ from skyriver.features.side import Side, disk_side, memory_side
 @pytest.fixture(params=["memory", "disk"])
 def make(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[Any], Side]:
     return lambda plan: memory_side(plan) if request.param == "memory" else disk_side(plan, tmp_path / "side")
+
+
+def held_below(folder: Path) -> list[Path]:
+    """Files there that this process has open."""
+    found = []
+    for each in Path("/proc/self/fd").iterdir():
+        with suppress(FileNotFoundError):  # the one that lists them
+            found.append(each.readlink())
+    return [path for path in found if path.is_relative_to(folder)]
 
 
 def history(n: int, start: int = 0) -> list[dict[str, Any]]:
@@ -176,17 +186,17 @@ def test_a_new_log_in_an_old_directory_begins_without_old_labels(windows: Any, t
 
 
 def test_files_that_nobody_closes_are_closed_with_what_holds_them(windows: Any, tmp_path: Path) -> None:
-    before = len(list(Path("/proc/self/fd").iterdir()))
-    disk_side(windows.plan, tmp_path)
-    assert len(list(Path("/proc/self/fd").iterdir())) == before
+    side = disk_side(windows.plan, tmp_path)
+    assert held_below(tmp_path)
+    del side
+    assert held_below(tmp_path) == []
 
 
 def test_a_side_log_that_cannot_be_opened_holds_no_files(windows: Any, tmp_path: Path) -> None:
     (tmp_path / "journal").mkdir()
-    before = len(list(Path("/proc/self/fd").iterdir()))
     with pytest.raises(Unavailable):
         disk_side(windows.plan, tmp_path)
-    assert len(list(Path("/proc/self/fd").iterdir())) == before
+    assert held_below(tmp_path) == []
 
 
 @pytest.mark.parametrize("row", [201, 263, 264, 265, 299])

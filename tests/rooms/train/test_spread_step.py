@@ -669,7 +669,7 @@ def test_who_writes_down_what_another_one_needs_says_that_it_lives(monkeypatch: 
     lives, save = threading.Event(), torch.save
 
     def long(state: Any, to: Any) -> None:
-        assert lives.wait(10.0), "it said nothing"
+        assert lives.wait(60.0), "it said nothing"
         save(state, to)
 
     monkeypatch.setattr("skyriver.train.spread.group.torch.save", long)
@@ -886,7 +886,7 @@ def test_who_waits_for_what_is_being_removed_gets_a_folder_of_its_own(tmp_path: 
         while not _is_open_twice(folder / "lock"):
             assert waiter.is_alive()
         first._remove()
-    waiter.join(10.0)
+    waiter.join(60.0)
     claimed[0].publish(write(folder, copied(state(8)), worker=1))
     first.remove()
     assert [int(path.stem[5:]) for path in claimed[0].newest()] == [8]
