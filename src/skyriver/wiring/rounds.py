@@ -39,9 +39,10 @@ class Rounds:
                 if str(problem) != str(self.problems.get(what_not)):
                     _log.exception("%s", what_not)
                 self.problems[what_not] = problem
-                await asyncio.sleep(AGAIN_S)
+                pause_s = AGAIN_S
             else:
                 self.problems.pop(what_not, None)
-                await asyncio.sleep(every_s)
+                pause_s = every_s
             finally:
-                steady.cancel()
+                steady.cancel()  # before the pause: what has failed is not well by waiting
+            await asyncio.sleep(pause_s)

@@ -54,6 +54,25 @@ def test_a_round_that_fails_is_told_and_the_next_one_comes() -> None:
     assert seen[1][1:] == (f"{NOT_FOLLOWED}: It is away.", "Wait.")
 
 
+def test_what_has_failed_is_not_well_before_it_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "AGAIN_S", 60.0)
+
+    async def test() -> None:
+        rounds = Rounds()
+
+        async def round_() -> None:
+            raise OSError("again")
+
+        task = rounds.start(NOT_FOLLOWED, round_)
+        await until(lambda: rounds.problems)
+        await asyncio.sleep(2 * module.STEADY_S)
+        assert rounds.problems
+        task.cancel()
+        await asyncio.wait((task,))
+
+    asyncio.run(test())
+
+
 def test_a_task_without_end_is_well_again_after_a_while() -> None:
     failures = [OSError("once")]
 
