@@ -246,7 +246,7 @@ def test_a_row_that_takes_longer_than_a_start_tries_is_timed_once_with_the_limit
     make_model: Build, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(of_runner, "_PROBE_LIMIT_S", 0.01)
-    model = turning(make_model, 20_000)
+    model = turning(make_model, 200_000)  # long enough for who watches to come to it
     runner = Runner(model)
     assert runner.warm_up()
     assert runner.slow_us > 10_000

@@ -383,7 +383,8 @@ def test_a_training_that_diverges_ends_with_the_epoch_before() -> None:
     assert all(bool(torch.isfinite(parameter).all()) for parameter in model.parameters())
 
 
-def test_one_onnx_model_takes_strings_pixels_and_numbers_with_holes() -> None:
+def test_one_onnx_model_takes_strings_pixels_and_numbers_with_holes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("skyriver.serve.runner.LONG_ROW_S", 60.0)  # however slow this machine is
     train, labels = things(60, seed=6)
     small = random_image_encoder(EfficientNetShape(8, (Stage(1, 3, 2, 2, 8),), 16), seed=0)
     encoders = {"text": tiny_text(layers=1), "photo": small, "facts": TableEncoder(2).fit(train["facts"])}

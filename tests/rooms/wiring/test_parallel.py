@@ -79,6 +79,7 @@ def test_that_rows_may_not_share_a_run_may_have_been_a_busy_moment(
 ) -> None:
     monkeypatch.setattr(module, "limit_memory", lambda size: None)
     monkeypatch.setattr(Runner, "expected_us", lambda self, rows: 100.0)
+    monkeypatch.setattr(runner_module, "LONG_ROW_S", 60.0)  # this machine may be busy indeed
     settings = ReplicaSettings("m", 1, max_batch=8)
     with monkeypatch.context() as busy:
         busy.setattr(runner_module, "LONG_ROW_S", 0.0)

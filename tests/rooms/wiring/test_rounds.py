@@ -75,19 +75,22 @@ def test_what_has_failed_is_not_well_before_it_is_tried_again(monkeypatch: pytes
 
 def test_a_task_without_end_is_well_again_after_a_while() -> None:
     failures = [OSError("once")]
+    seen: list[int] = []
 
     async def test() -> None:
         rounds = Rounds()
 
         async def round_() -> None:
+            seen.append(len(rounds.problems))
             if failures:
                 raise failures.pop()
             await asyncio.Event().wait()
 
         task = rounds.start(NOT_FOLLOWED, round_)
-        await until(lambda: rounds.problems)
+        await until(lambda: len(seen) == 2)
         await until(lambda: not rounds.problems)
         task.cancel()
         await asyncio.wait((task,))
 
     asyncio.run(test())
+    assert seen == [0, 1]
