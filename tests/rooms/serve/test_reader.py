@@ -114,7 +114,7 @@ def run(tmp_path: Path, test: Callable[[House], Awaitable[None]], **options: Any
         worker = Worker(tmp_path / "w.sock")
         await worker.start()
         place = Place("orders", worker.path, DIGEST)
-        house = House(worker, FeatureReader(place, asyncio.get_running_loop(), **{"timeout_s": 10.0, **options}))
+        house = House(worker, FeatureReader(place, asyncio.get_running_loop(), **{"timeout_s": 60.0, **options}))
         await test(house)
         house.reader.close()
         await worker.stop()
@@ -190,14 +190,14 @@ def test_a_worker_that_does_not_answer_keeps_nobody_waiting(tmp_path: Path) -> N
         house.ask(3)
         await house.until_told()
         assert house.codes() == ["", "STATE_AWAY", "STATE_AWAY"]
-        assert 1.0 <= time.monotonic() - began < 30
+        assert 2.0 <= time.monotonic() - began < 30
         house.worker.held.set()
         house.ask(4)
         await house.until_told()
         assert values(house.found[3]) == [[4, 8]], "and not the late answer to those before"
         assert house.worker.connections == 2
 
-    run(tmp_path, test, timeout_s=1.0)
+    run(tmp_path, test, timeout_s=2.0)
 
 
 def test_nobody_waits_beyond_their_own_deadline(tmp_path: Path) -> None:

@@ -147,7 +147,11 @@ def test_what_is_asked_of_a_version_by_its_number_is_not_copied(tmp_path: Path) 
     play(tmp_path, scene)
 
 
-def test_a_shadow_that_answers_nothing_costs_copies_and_no_answer(tmp_path: Path) -> None:
+def test_a_shadow_that_answers_nothing_costs_copies_and_no_answer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shadow, "ANSWER_S", 60.0)  # longer than all of them take
+
     async def scene(champion: Replica, candidate: Replica, old: Path, new: Path) -> None:
         writers = []
         silent = await asyncio.start_unix_server(lambda _, writer: writers.append(writer), tmp_path / "silent")

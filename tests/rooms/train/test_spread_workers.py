@@ -25,6 +25,7 @@ from torch import nn  # noqa: E402
 from torch.distributed import HashStore  # noqa: E402
 
 from skyriver.core.errors import JobFailed  # noqa: E402
+from skyriver.train.spread import context as contexts  # noqa: E402
 from skyriver.train.spread import member as members  # noqa: E402
 from skyriver.train.spread.checkpoints import Checkpoints, read, write  # noqa: E402
 from skyriver.train.spread.context import Context  # noqa: E402
@@ -608,8 +609,9 @@ def test_what_pays_is_measured_with_its_own_steps(tmp_path: Path, shards: int) -
 
 
 def works_by_rows(ctx: Context) -> Any:
-    """Five milliseconds a row, of nobody's processor: two workers take half as long. With the file "one" no second
-    worker comes to its first step."""
+    """Five milliseconds a row, of nobody's processor: two workers take half as long, for what their sum takes is not
+    measured before, on a machine that may be busy. With the file "one" no second worker comes to its first step."""
+    contexts.pair_seconds = lambda size, dtype: 0.0
     folder = Path(ctx.params["folder"])
     if (folder / "one").exists():
         if (folder / "first").exists():
