@@ -127,8 +127,9 @@ class Tracking:
             self.flush()
 
     def _look(self, now: float) -> None:
-        """What the process takes, as part of the curves; not where it was looked at just now."""
-        if self._last is not None and now < self._last[0] + LEAST_S:
+        """What the process takes, as part of the curves; not where it was looked at just now. What has begun just now
+        is looked at all the same: a short training may be over."""
+        if self._last is not None and "cores" in self.now and now < self._last[0] + LEAST_S:
             return
         cpu, rss_mb = self._usage()
         before = self._last

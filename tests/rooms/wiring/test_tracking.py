@@ -69,6 +69,13 @@ def test_the_last_step_is_told_at_once_and_once_and_with_the_speed_that_it_had(w
     assert len(watched.lines) == 2
 
 
+def test_a_training_that_is_over_in_a_moment_tells_its_speed_too(watched: Watched) -> None:
+    watched.of.tell(1, {"loss": 0.9}, 100, 50)
+    watched.of.tell(50, {"loss": 0.1}, 4_900, 50)
+    watched.wait(0.05)
+    assert watched.lines == ["step 50/50  loss 0.1  100,000 samples/s  0.0 cores  500 MB"]
+
+
 def test_what_has_no_last_step_tells_the_speed_that_it_had(watched: Watched) -> None:
     watched.of.tell(1, {"loss": 0.9}, 100)
     watched.wait(1.0)
