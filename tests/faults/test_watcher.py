@@ -7,6 +7,8 @@ import os
 import signal
 import time
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from small_jobs import NAME, add_environment, log, processes, run, spec, told, until
@@ -181,6 +183,24 @@ def test_an_ending_that_cannot_be_written_is_told_by_the_watchers_own(home: Path
     until("it ends", ended)
     assert parts.observe()[NAME].exit_code == -signal.SIGUSR1
     in_the_way.rmdir()
+
+
+@pytest.mark.parametrize(("gone_s", "told"), [(60.0, True), (-1.0, False)])
+def test_a_kill_of_the_system_is_known_though_it_is_counted_before_the_process_is_gone(
+    monkeypatch: pytest.MonkeyPatch, gone_s: float, told: bool
+) -> None:
+    """The watcher may look in between; of what was counted long ago another process died."""
+    counted = 7
+    monkeypatch.setattr(watcher, "_counter", lambda _: counted)
+    monkeypatch.setattr(watcher, "GONE_SECONDS", gone_s)
+    known: Any = SimpleNamespace(lost=lambda: False)
+    watch = watcher.Watch({"memory_bytes": 0, "grace_s": 1.0, "oom_counter": ""}, known)
+    counted = 8
+    for _ in range(2):
+        watch._look()
+    watch.exit_code = -signal.SIGKILL
+    watch._see_oom()
+    assert watch.out_of_memory == told
 
 
 def test_a_watcher_is_small(home: Path) -> None:

@@ -28,6 +28,8 @@ LOOK_SECONDS = 1.0
 """Between two looks at memory, run file and the system's counters."""
 HOLD_SECONDS = 0.2
 """The same, where this process alone holds the memory."""
+GONE_SECONDS = 2.0
+"""For so long at least a kill that the system has counted may be that of this process: to be gone takes it a moment."""
 STRAY_SECONDS = 5.0
 """For how long the run file must name another process before this one ends: a control plane may be putting it right."""
 LAST_SECONDS = 5.0
@@ -136,7 +138,8 @@ class Watch:
         self._grace = float(settings["grace_s"])
         self._group_counter = settings["oom_counter"]
         self._oom_counter = self._group_counter or "/proc/vmstat"
-        self._oom_kills = _counter(self._oom_counter)
+        self._oom_kills = self._newer_kills = _counter(self._oom_counter)
+        self._counted_at = time.monotonic()
         self._holds = self._memory > 0 and not self._group_counter
         self._every = HOLD_SECONDS if self._holds else LOOK_SECONDS
         self._child = 0
@@ -238,7 +241,8 @@ class Watch:
         kills = _counter(self._oom_counter)
         if self._group_counter and kills:
             self._kill()  # version 1 kills one of them, and the others would wait for it
-        self._oom_kills = kills
+        if (now := time.monotonic()) - self._counted_at > GONE_SECONDS:
+            self._oom_kills, self._newer_kills, self._counted_at = self._newer_kills, kills, now
         if not self.stray and self._run_file.lost():
             self.stray = True
             _say("the cloud does not know this process any more: it is ended")
