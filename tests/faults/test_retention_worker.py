@@ -318,7 +318,7 @@ def test_a_tier_that_is_away_is_told_and_the_disk_is_bounded_all_the_same(worker
                     refused = answer
                 else:
                     number += 100
-                time.sleep(0.05)  # 6 MB a second: how much lies there is looked at twice a second
+                time.sleep(0.15)  # 2 MB a second: how much lies there is looked at twice a second, or less often
             assert refused is not None
             assert (refused["code"], "not in the tier" in refused["detail"]) == ("TIER_BEHIND", True)
             assert refused["next_action"]
