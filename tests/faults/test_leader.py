@@ -211,7 +211,7 @@ def check_that_one_acted_at_a_time(planes: Planes) -> None:
     with closing(PostgresStore(planes.address)) as store:
         tasks = store.rows("t", "task")
         ended = {task.process for task in tasks if task.state == "DONE"}
-        assert len(ended) > ROUNDS
+        assert len(ended) >= ROUNDS, "each began another one, which it does once the one before is done"
         made = {path.name for path in (planes.folder / "processes").iterdir()}  # one was killed before it noted it
         assert ended | set(starts) <= made <= {task.process for task in tasks}
         assert ended | {task.process for task in tasks if task.state != "DONE"} == {task.process for task in tasks}
