@@ -132,7 +132,7 @@ def _request(size: int, connection: socket.socket) -> dict[str, Any]:
     """Empty if who asks was killed meanwhile."""
     try:
         found: dict[str, Any] = json.loads(_exactly(size, connection))
-    except EOFError:
+    except (EOFError, ValueError):  # ValueError: before it had said anything
         return {}
     return found
 
