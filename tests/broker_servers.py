@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 from free_ports import free_port
 
-DEADLINE_S = 60
+DEADLINE_S = 300
 
 
 def program(name: str, comes_with: str) -> str:

@@ -19,7 +19,7 @@ import pytest
 
 from skyriver.adapters.postgres.preparing import prepare
 
-DEADLINE_S = 60
+DEADLINE_S = 300
 _NUMBERS = itertools.count()
 
 

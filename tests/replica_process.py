@@ -16,7 +16,7 @@ from typing import Any
 
 from skyriver.adapters.directory.objects import DirectoryObjects
 
-DEADLINE = 120.0
+DEADLINE = 300.0
 
 
 class UnixConnection(http.client.HTTPConnection):

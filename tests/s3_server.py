@@ -20,7 +20,7 @@ from obstore.store import S3Store
 
 from skyriver.adapters.s3.objects import S3Place
 
-DEADLINE_S = 120
+DEADLINE_S = 300
 BUCKET = "exam"
 _PORTS = ("master.port", "filer.port", "volume.port", "s3.port", "admin.port")
 _OWN_PROTOCOL = 10_000

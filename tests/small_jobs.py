@@ -44,7 +44,7 @@ def spec(code: str, environment: str = "", **limits: float) -> ProcessSpec:
 
 
 def until(law: str, holds: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300
     while not holds():
         assert time.monotonic() < deadline, law
         time.sleep(0.01)

@@ -26,7 +26,8 @@ from skyriver.core.spec import AppSpec, FeatureSetSpec, StreamSpec
 from skyriver.decide.replay.verify import VerifyReport, verify_stream
 from skyriver.features.plan import plan_features
 
-DEADLINE = 120.0
+DEADLINE = 300.0
+"""For a machine that does much else; nobody waits who need not."""
 PATIENCE = 600.0
 """Features are built by a process that lets all others go first: where they never rest it takes minutes."""
 HURRIED = """

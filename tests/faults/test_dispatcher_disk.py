@@ -87,7 +87,7 @@ def test_on_a_full_disk_it_says_so_and_acts_on_all_once_when_there_is_room(
         dispatcher.state.parent.parent.mkdir(parents=True)
         dispatcher.state.parent.symlink_to(disk, target_is_directory=True)
     door = ledger.behave = Door()
-    ledger.write_file(dispatcher.directory, "ledger", timeout_s=harness.DEADLINE)
+    ledger.write_file(dispatcher.directory, "ledger", timeout_s=120)
     try:
         worker.start()
         dispatcher.start()

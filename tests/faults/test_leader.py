@@ -26,7 +26,7 @@ from skyriver.core.leases import Lease
 
 ROUNDS = int(os.environ.get("FAULT_ROUNDS", "4"))
 TAKEOVER_S = 10.0
-DEADLINE_S = 60.0
+DEADLINE_S = 300.0
 
 PLANE = """
 import json, os, sys, threading, time

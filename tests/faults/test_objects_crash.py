@@ -14,7 +14,7 @@ import pytest
 from skyriver.adapters.directory.objects import DirectoryObjects
 from skyriver.core.errors import Corrupt, Unavailable
 
-DEADLINE_S = 60
+DEADLINE_S = 300
 
 PUTTING = """
 import sys

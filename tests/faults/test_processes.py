@@ -68,13 +68,13 @@ def spec(
 
 
 def wait(seen: Callable[[], ProcessStatus | None], until: Callable[[ProcessStatus], bool]) -> ProcessStatus:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300
     while time.monotonic() < deadline:
         status = seen()
         if status is not None and until(status):
             return status
         time.sleep(0.01)
-    raise AssertionError(f"not seen within 60 s: {seen()}")
+    raise AssertionError(f"not seen within 300 s: {seen()}")
 
 
 def ready(parts: ChildProcesses, name: str = "t.replica.x") -> ProcessStatus:

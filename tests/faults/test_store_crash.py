@@ -13,7 +13,7 @@ from forked import forking
 from skyriver.adapters.sqlite.driver import newest_driver
 from skyriver.adapters.sqlite.store import SqliteStore
 
-DEADLINE_S = 60
+DEADLINE_S = 300
 
 COMMITTING = """
 import sqlite3, sys

@@ -39,7 +39,7 @@ from skyriver.core.errors import (
 )
 from skyriver.core.resources import AuditEntry, Delete, Put, Resource
 
-DEADLINE_S = 60
+DEADLINE_S = 300
 OF_TENANTS = {"tenants": "name", "resources": "tenant", "steps": "tenant", "audit": "tenant"}
 
 
