@@ -97,7 +97,7 @@ class Fold:
         """`move_Q`: a row with values g and labels l enters (by 1) or leaves (by -1) the window at `at` of shape Q."""
         lines: list[str] = []
         for q, shape in enumerate(self._shapes()):
-            lines += ["", "@njit(nogil=True)", f"def move_{q}(state, s, at, by{_parameters(shape)}):"]
+            lines += ["", "@inner", f"def move_{q}(state, s, at, by{_parameters(shape)}):"]
             lines.append("    state[s, at] += by")
             place = 1
             for of_label, which, seen, squared in shape:

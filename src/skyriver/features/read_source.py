@@ -31,7 +31,7 @@ def read_source(plan: FeaturePlan) -> str:
 
 _PASS_OLD = f"""\
 
-@njit(nogil=True)
+@inner
 def pass_old(nodes, state, at, now, spans, step):
     # Each span of the copy begins with its first node that is not too old; where nodes are counted, with fewer.
     for w in range(spans.shape[0]):

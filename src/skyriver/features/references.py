@@ -79,7 +79,7 @@ def reference_tables(features: FeatureSetSpec, references: Sequence[ReferenceSpe
 
 REFERENCE_FUNCTIONS = f"""\
 
-@njit(nogil=True)
+@inner
 def row_of(index, table, key, seed):
     # The newest row of the key, -1 for none, and its place in the index.
     mask = U64(index.shape[0] - 1)
@@ -91,7 +91,7 @@ def row_of(index, table, key, seed):
     return s, p
 
 
-@njit(nogil=True)
+@inner
 def as_of(index, table, key, now, seed):
     # The row of the key that is current at `now`, -1 for none.
     s, p = row_of(index, table, key, seed)
@@ -100,18 +100,18 @@ def as_of(index, table, key, now, seed):
     return s
 
 
-@njit(nogil=True)
+@inner
 def looked_up(table, s, at):
     return float_of(table[s, at]) if s >= 0 else NAN
 
 
-@njit(nogil=True)
+@inner
 def free_row(meta, at):
     s = meta[at + 1]
     return s if s >= 0 else meta[at]
 
 
-@njit(nogil=True)
+@inner
 def take_row(table, meta, at):
     s = meta[at + 1]
     if s >= 0:
@@ -122,7 +122,7 @@ def take_row(table, meta, at):
     return s
 
 
-@njit(nogil=True)
+@inner
 def drop_rows(table, meta, at, s):
     # This one and all older ones.
     while s >= 0:
@@ -132,7 +132,7 @@ def drop_rows(table, meta, at, s):
         s = older
 
 
-@njit(nogil=True)
+@inner
 def fill_row(table, s, key, role, time, older, given, r):
     table[s, {ROW_KEY}], table[s, {ROW_ROLE}] = key, role
     table[s, {ROW_AT}], table[s, {ROW_NEXT}] = time, older
@@ -140,7 +140,7 @@ def fill_row(table, s, key, role, time, older, given, r):
         table[s, word] = bits_of(given[r, word - {ROW_VALUES}])
 
 
-@njit(nogil=True)
+@inner
 def learn(index, table, meta, at, key, time, now, given, r, seed):
     # Row r of what is given. False where there is no room for one more: nothing was changed.
     if free_row(meta, at) >= table.shape[0]:

@@ -24,7 +24,7 @@ def trail_functions(used: int) -> str:
 
 _TEXT = f"""\
 
-@njit(nogil=True)
+@inner
 def take(nodes, meta):
     m = meta[FREE]
     if m != 0:
@@ -36,14 +36,14 @@ def take(nodes, meta):
     return m
 
 
-@njit(nogil=True)
+@inner
 def give(nodes, meta, m):
     nodes[m, {NODE_NEXT}], nodes[m, {NODE_BEFORE}] = meta[FREE], -1
     meta[FREE] = m
     meta[SPARE] += 1
 
 
-@njit(nogil=True)
+@inner
 def append(nodes, meta, state, s, at, step, windows, m):
     # Node m becomes the newest one; where a span is empty, also its oldest.
     tail = state[s, at]
@@ -56,7 +56,7 @@ def append(nodes, meta, state, s, at, step, windows, m):
             state[s, place] = m
 
 
-@njit(nogil=True)
+@inner
 def forget(nodes, state, s, at, step, windows, m):
     # Spans do not begin with m any more, the list goes around it.
     following, before = nodes[m, {NODE_NEXT}], nodes[m, {NODE_BEFORE}]
@@ -71,7 +71,7 @@ def forget(nodes, state, s, at, step, windows, m):
         state[s, at] = before
 
 
-@njit(nogil=True)
+@inner
 def expire(nodes, meta, state, s, at, now, spans):
     last = spans.shape[0] - 1
     for w in range(last):
@@ -91,7 +91,7 @@ def expire(nodes, meta, state, s, at, now, spans):
         nodes[m, {NODE_BEFORE}] = 0
 
 
-@njit(nogil=True)
+@inner
 def lower(nodes, meta, state, s, at, now, spans, limit, x):
     # A minimum of x; of a maximum x is negated. Without a limit only the smallest value of a pane matters.
     expire(nodes, meta, state, s, at, now, spans)
@@ -115,17 +115,17 @@ def lower(nodes, meta, state, s, at, now, spans, limit, x):
     append(nodes, meta, state, s, at, 1, windows, m)
 
 
-@njit(nogil=True)
+@inner
 def lowest(nodes, m):
     return float_of(nodes[m, {NODE_VALUE}]) if m != 0 else NAN
 
 
-@njit(nogil=True)
+@inner
 def chain_of(chains, meta, value, owner):
     return mix(value, I64(mix(owner, meta[{META_SEED}]))) & U64(chains.shape[1] - 1)
 
 
-@njit(nogil=True)
+@inner
 def unchain(nodes, chains, meta, m):
     p = chain_of(chains, meta, nodes[m, {NODE_VALUE}], nodes[m, {NODE_NUMBER}])
     at = I64(chains[0, p])
@@ -137,14 +137,14 @@ def unchain(nodes, chains, meta, m):
     chains[1, at] = chains[1, m]
 
 
-@njit(nogil=True)
+@inner
 def chain(nodes, chains, meta, m):
     p = chain_of(chains, meta, nodes[m, {NODE_VALUE}], nodes[m, {NODE_NUMBER}])
     chains[1, m] = chains[0, p]
     chains[0, p] = m
 
 
-@njit(nogil=True)
+@inner
 def drop(nodes, chains, meta, state, s, at, windows):
     # The oldest node is not counted any more, in no span.
     m = state[s, at + 2 * windows - 1]
@@ -156,7 +156,7 @@ def drop(nodes, chains, meta, state, s, at, windows):
     give(nodes, meta, m)
 
 
-@njit(nogil=True)
+@inner
 def differ(nodes, chains, meta, state, s, at, now, spans, limit, value, owner):
     windows = spans.shape[0]
     for w in range(windows - 1):
@@ -190,7 +190,7 @@ def differ(nodes, chains, meta, state, s, at, now, spans, limit, value, owner):
     append(nodes, meta, state, s, at, 2, windows, m)
 
 
-@njit(nogil=True)
+@inner
 def collect(nodes, meta, state, s, at, now, spans, g):
     expire(nodes, meta, state, s, at, now, spans)
     if g == MISSING:
@@ -204,7 +204,7 @@ def collect(nodes, meta, state, s, at, now, spans, g):
     nodes[m, {NODE_COUNT}] += 1
 
 
-@njit(nogil=True)
+@inner
 def decayed(nodes, m, now, weights, unit):
     # Oldest pane first; a sum is rounded once, before it is weighed.
     above, below = 0.0, 0.0
@@ -216,7 +216,7 @@ def decayed(nodes, m, now, weights, unit):
     return above / below if below > 0.0 else 0.0
 
 
-@njit(nogil=True)
+@inner
 def clear(nodes, meta, state, s, at, longest):
     m = state[s, longest]
     while m != 0:
@@ -227,7 +227,7 @@ def clear(nodes, meta, state, s, at, longest):
         state[s, place] = 0
 
 
-@njit(nogil=True)
+@inner
 def clear_distinct(nodes, chains, meta, state, s, at, longest):
     m = state[s, longest]
     while m != 0:
@@ -237,7 +237,7 @@ def clear_distinct(nodes, chains, meta, state, s, at, longest):
     state[s, longest + 1] = 0
 
 
-@njit(nogil=True)
+@inner
 def find_free(nodes, meta):
     meta[FREE], meta[SPARE] = 0, 0
     for m in range(meta[USED] - 1, 0, -1):
