@@ -35,6 +35,7 @@ from skyriver.adapters.postgres.leases import PostgresLeases
 from skyriver.adapters.postgres.store import PostgresStore
 from skyriver.control.leader import Leader
 from skyriver.control.loop import ControlLoop
+from skyriver.core.errors import Unavailable
 from skyriver.core.resources import Kind, ProcessSpec, ProcessStatus, Put, Resource, RouteTable, Want
 from dataclasses import replace
 
@@ -101,7 +102,13 @@ leader = Leader(PostgresLeases(address), f"plane {os.getpid()}")
 note("stands by", fence=0)
 leader.wait(lambda: False)
 store = NotingStore(address)
-fence = store.acquire(f"plane {os.getpid()}")
+while True:
+    try:
+        fence = store.acquire(f"plane {os.getpid()}")
+        break
+    except Unavailable as error:  # one that was stopped in mid-commit still has the lock; a supervisor would come again
+        if error.code != "STORE_LOCKED":
+            raise
 note("active", fence=fence)
 if not store.rows("t", "source"):
     store.commit([Put(Resource("t", "source", "s", state="READY"), 0)], audit=(), fence=fence, actor="x", now=1)
