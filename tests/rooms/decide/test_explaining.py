@@ -32,11 +32,6 @@ def model() -> bytes:
     return to_onnx(read_lightgbm(booster.model_to_string()))
 
 
-@pytest.fixture(scope="module")
-def kernels(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("kernels")
-
-
 def decision(version: int = 3, score: float | None = 0.5, digest: str = "f") -> DecisionRecord:
     features = np.array([2, 0, np.nan], np.float32).tobytes()
     rest = (Reason.NONE, 0, 0)

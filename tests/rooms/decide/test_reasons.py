@@ -26,11 +26,6 @@ from skyriver.train.trees_onnx import Trees, read_lightgbm, to_onnx
 Floats = NDArray[np.float32]
 
 
-@pytest.fixture(scope="module")
-def kernels(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("kernels")
-
-
 def _rows(n: int, features: int, seed: int = 0) -> tuple[Floats, Floats]:
     luck = np.random.default_rng(seed)
     x = luck.normal(size=(n, features)).astype(np.float32)

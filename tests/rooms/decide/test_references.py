@@ -94,11 +94,6 @@ PLAN = plan_features(FEATURES, STREAM)
 SHOP, RATE, PERSON = range(3)
 
 
-@pytest.fixture(scope="module")
-def kernels(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.getbasetemp() / "kernels"
-
-
 def windows(kernels: Path) -> KernelWindows:
     return memory_windows(STREAM, PLAN, load_kernel(PLAN, kernels))
 

@@ -20,11 +20,6 @@ from skyriver.train.trees_onnx import read_lightgbm, to_onnx
 WIDE = 5
 
 
-@pytest.fixture(scope="module")
-def kernels(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("kernels")
-
-
 def both(path: Path, data: bytes, kernels: Path) -> tuple[OnnxScorer, OnnxScorer]:
     path.write_bytes(data)
     return OnnxScorer.load(path, WIDE, kernels), OnnxScorer.load(path, WIDE)
