@@ -81,8 +81,11 @@ class Ring:
         """Answers and bad ones of the last `steps`, at most `size`, the last `before` of them left out; the one that is
         not over counts as one."""
         self._turn(int(seconds // self.step))
-        places = [(self.at - back) % self.size for back in range(before, min(steps, self.size))]
-        return sum(self.answers[place] for place in places), sum(self.bad[place] for place in places)
+        end = (self.at - before) % self.size + 1
+        start = end - max(0, min(steps, self.size) - before)
+        if start >= 0:
+            return sum(self.answers[start:end]), sum(self.bad[start:end])
+        return sum(self.answers[start:]) + sum(self.answers[:end]), sum(self.bad[start:]) + sum(self.bad[:end])
 
     def lasting(self, seconds: float, steps: int, share: float) -> int:
         """In how many of the last `steps` at least `share` was bad."""
@@ -130,9 +133,11 @@ def burning(ring: Ring, seconds: float, allowed: float) -> Windows | None:
     """The windows whose rate is reached, the fast ones first. `allowed`: the share that may be bad, above 0."""
     for windows in (FAST, SLOW):
         answers, bad = ring.over(seconds, windows.long)
-        now, bad_now = ring.over(seconds, windows.short)
         limit = windows.rate * allowed
-        if bad >= LEAST_BAD and bad >= limit * answers and bad_now and bad_now >= limit * now:
+        if bad < LEAST_BAD or bad < limit * answers:
+            continue
+        now, bad_now = ring.over(seconds, windows.short)
+        if bad_now and bad_now >= limit * now:
             return windows
     return None
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+
 import pytest
 
 from skyriver.observe.objectives import FAST, RING, SLOW, Ring, Windows, burning, exhausted_in, sudden
@@ -78,3 +80,15 @@ def test_what_fails_at_once_does_not_wait_for_the_windows(before: int, now: int,
         fine.add(second, 100, bad)
         minutes.add(second, 100, bad)
     assert sudden(fine, minutes, 1199, 0.01) is said
+
+
+def test_what_a_ring_holds_is_what_was_added_in_its_last_steps() -> None:
+    chance = random.Random(7)
+    ring, told = Ring(5, 24), [(0, 0)] * 200
+    for step in range(200):
+        if chance.random() < 0.8:
+            told[step] = (chance.randrange(9), chance.randrange(3))
+            ring.add(step * 5.0, *told[step])
+        steps, before = chance.randrange(30), chance.randrange(12)
+        of = [told[at] for at in range(max(0, step + 1 - min(steps, 24)), max(0, step + 1 - before))]
+        assert ring.over(step * 5.0, steps, before=before) == (sum(a for a, _ in of), sum(b for _, b in of))
