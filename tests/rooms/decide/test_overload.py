@@ -203,12 +203,14 @@ class Server:
     def run(self, arrivals: list[int], labels: Sequence[tuple[int, int]] = ()) -> None:
         """Requests of one event each, at these times, and of so many labels each at those."""
         left, told, before = deque(arrivals), deque(labels), self.at
+        events, others = len(self.queue), 0
         while left or told or self.queue:
             if not self.queue:
                 self.at = max(self.at, min([*itertools.islice(left, 1), *(at for at, _ in itertools.islice(told, 1))]))
                 before = self.at
             while told and told[0][0] <= self.at:
                 subjects = list(range(told.popleft()[1]))
+                others += len(subjects)
                 self.queue.append(LabelWork(LabelSubmission(subjects, [[] for _ in subjects]), lambda _: None))
             while left and left[0] <= self.at:
                 arrived = left.popleft()
@@ -217,10 +219,9 @@ class Server:
                     self.pacer.refused(1)
                     continue
                 self.at += self.read
+                events += 1
                 self.queue.append(EventWork(Submission([], [[arrived]], arrived), lambda _: None))
             self.pacer.know(cheaper=self.cheap > 0)
-            events = sum(isinstance(work, EventWork) for work in self.queue)
-            others = sum(rows_left(work) for work in self.queue) - events
             turn = self.pacer.take(self.queue, events, 1_024, others)
             assert turn.rows, "each turn takes something"
             assert turn.threads in {1, self.cpus}
@@ -229,6 +230,7 @@ class Server:
             wide = round(self.each / self.gain)
             efforts = {Effort.FULL: self.each, Effort.THREADS: wide, Effort.CHEAPER: self.cheap, Effort.SHED: 5}
             many, turn.besides_us, turn.before_us = len(turn.events), self.label * turn.besides, self.at - before
+            events, others = events - many, others - turn.besides
             self.besides.append(turn.besides_us)
             rest = 100 + 5 * many
             if turn.effort is not Effort.SHED:
@@ -241,6 +243,7 @@ class Server:
             self.order += [part.arrived for _, part in turn.events]
             if not self.steps or self.steps[-1][1] is not self.pacer.step:
                 self.steps.append((self.at, self.pacer.step))
+        assert (events, others) == (0, 0)
 
     def serve(self, clients: int, rows: int, seconds: float, *, read: int, answer: int) -> int:
         """Requests of so many events of clients that wait for their answers; to read and answer one takes as long for

@@ -83,6 +83,13 @@ def job(home: Path) -> Job:
     return cast(Job, found)
 
 
+@pytest.fixture(autouse=True)
+def _compiled_once(tmp_path: Path, kernels: Path) -> None:
+    folder = Home(tmp_path).kernels
+    folder.parent.mkdir(parents=True)
+    folder.symlink_to(kernels)
+
+
 def loaded(home: Path) -> Job:
     """Some events are late; every third one is labelled, eight offsets after it."""
     tables, work = DeltaTables(Home(home).tables), job(home)
