@@ -20,9 +20,10 @@ def free_port(beside: int = 0, also: tuple[int, ...] = ()) -> int:
 
     Between this answer and the server's start another test may ask: so each process of a run has ports of its own, and
     gives none twice in a row."""
-    for port in random.SystemRandom().sample(own_ports(), len(own_ports())):
+    ours = own_ports()
+    for port in random.SystemRandom().sample(ours, len(ours)):
         wanted = [*range(port, port + beside + 1), *(port + more for more in also)]
-        if port + beside in own_ports() and not set(wanted) & set(_lately) and _are_free(wanted):
+        if port + beside in ours and not set(wanted) & set(_lately) and _are_free(wanted):
             _lately.extend(wanted)
             return port
     raise OSError("all ports of this process's part are in use")

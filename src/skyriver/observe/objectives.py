@@ -81,17 +81,18 @@ class Ring:
         """Answers and bad ones of the last `steps`, at most `size`, the last `before` of them left out; the one that is
         not over counts as one."""
         self._turn(int(seconds // self.step))
-        end = (self.at - before) % self.size + 1
-        start = end - max(0, min(steps, self.size) - before)
-        if start >= 0:
-            return sum(self.answers[start:end]), sum(self.bad[start:end])
-        return sum(self.answers[start:]) + sum(self.answers[:end]), sum(self.bad[start:]) + sum(self.bad[:end])
+        return sum(self._last(self.answers, steps, before)), sum(self._last(self.bad, steps, before))
 
     def lasting(self, seconds: float, steps: int, share: float) -> int:
         """In how many of the last `steps` at least `share` was bad."""
         self._turn(int(seconds // self.step))
-        places = [(self.at - back) % self.size for back in range(min(steps, self.size))]
-        return sum(self.bad[place] > 0 and self.bad[place] >= share * self.answers[place] for place in places)
+        each = zip(self._last(self.answers, steps), self._last(self.bad, steps), strict=True)
+        return sum(bad > 0 and bad >= share * answers for answers, bad in each)
+
+    def _last(self, of: list[int], steps: int, before: int = 0) -> list[int]:
+        end = (self.at - before) % self.size + 1
+        start = end - max(0, min(steps, self.size) - before)
+        return of[start:end] if start >= 0 else of[start:] + of[:end]
 
     def _turn(self, at: int) -> None:
         for passed in range(max(self.at + 1, at - self.size + 1), at + 1):

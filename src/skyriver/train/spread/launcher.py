@@ -501,7 +501,7 @@ class Launcher:
         if self._checkpoints is None:
             return None
         newest = next(self._checkpoints.newest(), None)
-        if newest is None or newest != self._verified:  # to read a large one takes long, and nobody is heard meanwhile
+        if newest != self._verified:  # to read a large one takes long, and nobody is heard meanwhile
             self._verified, wrong = self._checkpoints.usable()
             for error in wrong:
                 log.warning("%s", error)
